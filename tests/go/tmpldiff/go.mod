@@ -1,0 +1,3 @@
+module tmpldiff
+
+go 1.24
