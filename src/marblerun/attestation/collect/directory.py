@@ -1,0 +1,105 @@
+"""Collateral from a directory: recorded as nine-field JSON files, or of a simulated platform."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from marblerun.attestation.collect.contents import Contents, read_contents
+from marblerun.attestation.collect.source import describe_key
+from marblerun.attestation.dcap.collateral import parse_collateral_json
+from marblerun.attestation.model import Collateral, CollateralKey
+from marblerun.attestation.simulated.platform import SimulatedPlatform, is_simulated_platform
+from marblerun.errors import Malformed, Unavailable
+from marblerun.wire.limits import MAX_COLLATERAL_FIELD_BYTES
+
+MAX_RECORDING_BYTES: Final = 4 * MAX_COLLATERAL_FIELD_BYTES
+MAX_RECORDINGS: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """One file of recorded collateral."""
+
+    path: Path
+    contents: Contents
+    collateral: Collateral
+
+
+class DirectorySource:
+    """Collateral without a network; read again on every fetch, so a new file is used at once.
+
+    Of several recordings for one platform the newest that is valid now is taken, else the newest.
+    """
+
+    def __init__(self, directory: Path, clock: Callable[[], datetime]) -> None:
+        """``clock`` gives the time now, in UTC."""
+        self._directory = directory
+        self._clock = clock
+        self._platform: SimulatedPlatform | None = None
+
+    async def fetch(self, key: CollateralKey) -> Collateral:
+        """The collateral for ``key``.
+
+        Raises:
+            Unavailable: the directory has none for it.
+            Malformed: a file in it is broken.
+        """
+        return await asyncio.to_thread(self._find, key)
+
+    def _find(self, key: CollateralKey) -> Collateral:
+        if is_simulated_platform(self._directory):
+            return self._simulated(key)
+        chosen = newest(load_recordings(self._directory), self._clock(), lambda contents: contents.key == key)
+        if chosen is None:
+            raise Unavailable(f"{self._directory} holds no collateral for {describe_key(key)}")
+        return chosen.collateral
+
+    def _simulated(self, key: CollateralKey) -> Collateral:
+        if self._platform is None:
+            self._platform = SimulatedPlatform.load(self._directory)
+        platform = self._platform.platform
+        if (key.fmspc, key.ca) != (platform.fmspc, platform.ca):
+            raise Unavailable(f"{self._directory} is a simulated platform and not {describe_key(key)}")
+        return self._platform.collateral(self._clock(), key.tee)
+
+
+def newest(recordings: Iterable[Recording], at: datetime, wanted: Callable[[Contents], bool]) -> Recording | None:
+    """The newest of the wanted recordings that is valid at ``at``; if none is, the newest; None if none is wanted."""
+
+    def rank(recording: Recording) -> tuple[bool, datetime]:
+        contents = recording.contents
+        return contents.issued <= at <= contents.expires, contents.issued
+
+    return max((r for r in recordings if wanted(r.contents)), key=rank, default=None)
+
+
+def load_recordings(directory: Path) -> tuple[Recording, ...]:
+    """All ``*.json`` files of ``directory``, by name.
+
+    Raises:
+        Malformed: one of them is not collateral; the path is named.
+        Unavailable: the directory cannot be read.
+    """
+    try:
+        paths = sorted(directory.glob("*.json"))[:MAX_RECORDINGS]
+        return tuple(load_recording(path) for path in paths)
+    except OSError as error:
+        raise Unavailable(f"cannot read collateral in {directory}: {error.strerror}") from None
+
+
+def load_recording(path: Path) -> Recording:
+    """One file of recorded collateral; OSError if it cannot be read, Malformed, naming it, if it is something else."""
+    with path.open("rb") as file:
+        data = file.read(MAX_RECORDING_BYTES + 1)
+    if len(data) > MAX_RECORDING_BYTES:
+        raise Malformed(f"larger than {MAX_RECORDING_BYTES} bytes", where=str(path))
+    try:
+        collateral = parse_collateral_json(data)
+        return Recording(path, read_contents(collateral), collateral)
+    except Malformed as error:
+        raise Malformed(str(error), where=str(path)) from error

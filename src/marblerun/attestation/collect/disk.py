@@ -1,0 +1,71 @@
+"""Collateral on disk, one nine-field JSON file a platform, so that a restart needs no service.
+
+The files are as untrusted as the network: they are read within limits, and the cache looks at what they say before it
+uses them.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from marblerun.attestation.collect.directory import load_recording
+from marblerun.attestation.dcap.collateral import collateral_to_json
+from marblerun.attestation.model import Collateral, CollateralKey
+from marblerun.errors import MarbleRunError
+
+_log = logging.getLogger("marblerun.collateral")
+
+MAX_FILES: Final = 256
+
+
+class DiskShelf:
+    """A directory of collateral files, written atomically. A file that cannot be used counts as none."""
+
+    def __init__(self, directory: Path) -> None:
+        """The directory is made when the first file is."""
+        self._directory = directory
+
+    def load(self, key: CollateralKey) -> Collateral | None:
+        """What is kept for ``key``; None if there is nothing, or nothing usable."""
+        path = self._path(key)
+        try:
+            return load_recording(path).collateral
+        except FileNotFoundError:
+            return None
+        except (OSError, MarbleRunError) as error:
+            _log.warning("ignoring cached collateral: %s", error)
+            return None
+
+    def save(self, key: CollateralKey, collateral: Collateral) -> None:
+        """Replace what is kept for ``key``; the oldest file goes when there are too many."""
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._drop_oldest()
+            self._write(self._path(key), collateral_to_json(collateral))
+        except OSError as error:
+            _log.warning("cannot keep collateral in %s: %s", self._directory, error.strerror)
+
+    def _path(self, key: CollateralKey) -> Path:
+        ca = "processor" if key.ca == "processor" else "platform"
+        return self._directory / f"{key.tee.value}-{key.fmspc.hex()}-{ca}.json"
+
+    def _drop_oldest(self) -> None:
+        kept = sorted(self._directory.glob("*.json"), key=lambda path: path.stat().st_mtime)
+        for path in kept[: max(0, len(kept) - MAX_FILES + 1)]:
+            path.unlink(missing_ok=True)
+
+    def _write(self, path: Path, content: str) -> None:
+        descriptor, name = tempfile.mkstemp(prefix=".collateral-", dir=self._directory)
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).replace(path)
+        except OSError:
+            Path(name).unlink(missing_ok=True)
+            raise

@@ -1,0 +1,111 @@
+"""Collateral over the network: Intel's provisioning service or a PCCS, API version 4.
+
+Source: formats, section 4; Intel PCS API version 4.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Final
+
+from marblerun.attestation.collect.contents import read_contents
+from marblerun.attestation.collect.http import BoundedClient, Reply
+from marblerun.attestation.collect.responses import (
+    IDENTITY_CHAIN,
+    PCK_CRL_CHAIN,
+    TCB_INFO_CHAIN,
+    cut_signed_text,
+    decode_crl,
+    issuer_chain,
+)
+from marblerun.attestation.collect.settings import CollateralSettings
+from marblerun.attestation.collect.source import describe_key
+from marblerun.attestation.model import Collateral, CollateralKey
+from marblerun.errors import Malformed, MarbleRunError, Unavailable
+
+_API: Final = "certification/v4"
+_WHAT: Final = ("PCK CRL", "root CRL", "TCB Info", "QE identity")
+
+
+class PccsSource:
+    """One collateral service; four requests a fetch, side by side. Close it with :meth:`aclose`."""
+
+    def __init__(self, settings: CollateralSettings) -> None:
+        """Misconfigured if the settings cannot be used."""
+        self._settings = settings
+        self._client = BoundedClient(settings)
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._client.aclose()
+
+    async def fetch(self, key: CollateralKey) -> Collateral:
+        """The collateral for ``key`` as the service has it now.
+
+        Raises:
+            Unavailable: a request failed; each one that did is named.
+            Malformed: an answer is not what it should be, or speaks of another platform.
+        """
+        tee = key.tee.value
+        base = self._settings.base
+        update = {} if self._settings.update == "standard" else {"update": self._settings.update}
+        pck_crl, root_crl, tcb_info, identity = await self._all(
+            self._client.get(f"{base}/sgx/{_API}/pckcrl", {"ca": key.ca, "encoding": "der"}),
+            self._client.get(self._settings.root_crl),
+            self._client.get(f"{base}/{tee}/{_API}/tcb", {"fmspc": key.fmspc.hex(), **update}),
+            self._client.get(f"{base}/{tee}/{_API}/qe/identity", update),
+        )
+        collateral = self._assemble(pck_crl, root_crl, tcb_info, identity)
+        self._check_answers(collateral, key)
+        return collateral
+
+    async def _all(self, *requests: Awaitable[Reply]) -> list[Reply]:
+        results = await asyncio.gather(*requests, return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException) and not isinstance(result, MarbleRunError):
+                raise result
+        failures = [(what, r) for what, r in zip(_WHAT, results, strict=True) if isinstance(r, MarbleRunError)]
+        if failures:
+            text = "; ".join(f"{what}: {failure}" for what, failure in failures)
+            kind = Malformed if any(isinstance(f, Malformed) for _, f in failures) else Unavailable
+            raise kind(f"collateral service {self._settings.base}: {text}")
+        return [result for result in results if isinstance(result, Reply)]
+
+    def _assemble(self, pck_crl: Reply, root_crl: Reply, tcb_info: Reply, identity: Reply) -> Collateral:
+        what = ""
+        try:
+            what = "PCK CRL"
+            pck_crl_der, pck_chain = decode_crl(pck_crl.body), issuer_chain(pck_crl.headers, PCK_CRL_CHAIN)
+            what = "root CRL"
+            root_crl_der = decode_crl(root_crl.body)
+            what = "TCB Info"
+            tcb_text, tcb_signature = cut_signed_text(tcb_info.body, "tcbInfo")
+            tcb_chain = issuer_chain(tcb_info.headers, TCB_INFO_CHAIN)
+            what = "QE identity"
+            qe_text, qe_signature = cut_signed_text(identity.body, "enclaveIdentity")
+            qe_chain = issuer_chain(identity.headers, IDENTITY_CHAIN)
+        except Malformed as error:
+            raise Malformed(f"collateral service {self._settings.base}: {what} {error}") from None
+        return Collateral(
+            pck_crl_issuer_chain=pck_chain,
+            root_ca_crl=root_crl_der,
+            pck_crl=pck_crl_der,
+            tcb_info_issuer_chain=tcb_chain,
+            tcb_info=tcb_text,
+            tcb_info_signature=tcb_signature,
+            qe_identity_issuer_chain=qe_chain,
+            qe_identity=qe_text,
+            qe_identity_signature=qe_signature,
+        )
+
+    def _check_answers(self, collateral: Collateral, key: CollateralKey) -> None:
+        try:
+            found = read_contents(collateral).key
+        except Malformed as error:
+            raise Malformed(f"collateral service {self._settings.base}: {error}") from None
+        if found != key:
+            raise Malformed(
+                f"collateral service {self._settings.base} was asked for {describe_key(key)} "
+                f"and answered for {describe_key(found)}"
+            )

@@ -1,0 +1,25 @@
+"""Where collateral comes from, as everybody else sees it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from marblerun.attestation.model import Collateral, CollateralKey
+
+
+class CollateralSource(Protocol):
+    """Something that can be asked for collateral."""
+
+    async def fetch(self, key: CollateralKey) -> Collateral:
+        """The collateral for ``key``, unverified.
+
+        Raises:
+            Unavailable: it cannot be had now, or not from here; the message says what failed.
+            Malformed: what came is not collateral, or not for ``key``.
+        """
+        ...
+
+
+def describe_key(key: CollateralKey) -> str:
+    """A key in words, for messages."""
+    return f"{key.tee.value} platform FMSPC {key.fmspc.hex()} ({key.ca} CA)"

@@ -1,0 +1,199 @@
+"""The PCK certificate: which platform it names, and the chain that vouches for it.
+
+Source: formats, sections 3.1 and 3.2 (Intel SGX PCK Certificate and CRL Profile Specification, table of SGX
+extensions).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from marblerun.attestation.dcap.certificates import (
+    Certificate,
+    named,
+    parsing,
+    read_chain,
+    verify_intermediate,
+    verify_leaf,
+    verify_root,
+)
+from marblerun.attestation.dcap.quote import (
+    ENCRYPTED_PPID_RSA_2048,
+    ENCRYPTED_PPID_RSA_3072,
+    PCK_CHAIN,
+    PCK_LEAF,
+    PLAIN_PPID,
+    PLATFORM_MANIFEST,
+    CertificationData,
+    Quote,
+)
+from marblerun.attestation.dcap.validity import Validity
+from marblerun.attestation.model import CollateralKey, Platform, TrustRoot
+from marblerun.errors import Malformed, Untrusted
+from marblerun.wire import der
+
+STEP: Final = "pck-chain"
+ROOT_NAME: Final = "SGX Root CA"
+LEAF_NAME: Final = "SGX PCK Certificate"
+CA_NAMES: Final = {"processor": "SGX PCK Processor CA", "platform": "SGX PCK Platform CA"}
+
+_SGX: Final = "1.2.840.113741.1.13.1"
+_COMPONENTS: Final = 16
+_DESCRIPTIONS: Final = {
+    PLAIN_PPID: "PPID; the PCK certificate has to be asked for",
+    ENCRYPTED_PPID_RSA_2048: "PPID encrypted with RSA-2048; the PCK certificate has to be asked for",
+    ENCRYPTED_PPID_RSA_3072: "PPID encrypted with RSA-3072; the PCK certificate has to be asked for",
+    PCK_LEAF: "PCK certificate without its chain",
+    PCK_CHAIN: "PCK certificate chain",
+    PLATFORM_MANIFEST: "platform manifest",
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PckChain:
+    """A PCK certificate with its chain, signatures checked; dates and revocation are asked on every use."""
+
+    leaf: Certificate
+    ca: Certificate
+    root: Certificate
+    trusted: TrustRoot
+    platform: Platform
+
+    @property
+    def validities(self) -> tuple[Validity, ...]:
+        """When each certificate is valid, root first."""
+        return (self.root.validity, self.ca.validity, self.leaf.validity)
+
+
+def verify_pck_chain(certification: CertificationData, roots: Sequence[TrustRoot]) -> PckChain:
+    """The chain in a quote's certification data: leaf, CA and root, signatures up to a trusted root.
+
+    Untrusted of step ``certification-data`` for a type that holds no chain, of ``pck-chain`` for anything else.
+    """
+    chain = read_chain(_chain_pem(certification), STEP, "the PCK chain")
+    root = named(chain, ROOT_NAME, STEP, "the PCK chain")
+    leaf = named(chain, LEAF_NAME, STEP, "the PCK chain")
+    ca_kind, ca = _ca(chain, leaf)
+    trusted = verify_root(root, roots, STEP)
+    verify_intermediate(ca, root, STEP)
+    verify_leaf(leaf, ca, STEP)
+    return PckChain(leaf=leaf, ca=ca, root=root, trusted=trusted, platform=read_platform(leaf, ca_kind))
+
+
+def collateral_key(quote: Quote) -> CollateralKey:
+    """Which collateral belongs to ``quote``: its TEE, and FMSPC and CA of its PCK certificate, not yet trusted.
+
+    Untrusted of step ``certification-data`` if the quote does not carry its PCK certificate, of ``pck-chain`` if the
+    certificate cannot be read.
+    """
+    leaf, kind = _unverified_leaf(quote.certification)
+    return CollateralKey(tee=quote.tee, fmspc=read_platform(leaf, kind).fmspc, ca=kind)
+
+
+@dataclass(frozen=True, slots=True)
+class CertificationSummary:
+    """What certification data claims, for showing; ``platform`` and ``valid`` of the PCK certificate, if readable."""
+
+    description: str
+    platform: Platform | None = None
+    valid: tuple[datetime, datetime] | None = None
+
+
+def summarise_certification(certification: CertificationData) -> CertificationSummary:
+    """What the certification data says, nothing verified; never raises over its content."""
+    if certification.type != PCK_CHAIN:
+        return CertificationSummary(_DESCRIPTIONS[certification.type])
+    try:
+        leaf, kind = _unverified_leaf(certification)
+        platform = read_platform(leaf, kind)
+    except Untrusted as error:
+        return CertificationSummary(f"PCK certificate chain, unreadable: {error.message}")
+    return CertificationSummary(_DESCRIPTIONS[PCK_CHAIN], platform, (leaf.validity.not_before, leaf.validity.not_after))
+
+
+def _unverified_leaf(certification: CertificationData) -> tuple[Certificate, str]:
+    chain = read_chain(_chain_pem(certification), STEP, "the PCK chain")
+    leaf = named(chain, LEAF_NAME, STEP, "the PCK chain")
+    return leaf, _ca_kind(leaf)
+
+
+def _chain_pem(certification: CertificationData) -> bytes:
+    if certification.type != PCK_CHAIN:
+        raise Untrusted(
+            f"certification data of type {certification.type} does not carry the PCK certificate chain (type 5); "
+            "configure the platform's quote provider to embed it",
+            step="certification-data",
+            reason="unsupported",
+        )
+    # Most producers end the text with a NUL, some do not (formats, section 1.4).
+    return certification.data.removesuffix(b"\x00")
+
+
+def _ca(chain: Sequence[Certificate], leaf: Certificate) -> tuple[str, Certificate]:
+    kind = _ca_kind(leaf)
+    return kind, named(chain, CA_NAMES[kind], STEP, "the PCK chain")
+
+
+def _ca_kind(leaf: Certificate) -> str:
+    for kind, name in CA_NAMES.items():
+        if name in leaf.issuer_common_name:
+            return kind
+    raise Untrusted(f"the PCK certificate names {leaf.issuer_common_name!r} as issuer", step=STEP, reason="mismatch")
+
+
+def read_platform(leaf: Certificate, ca: str) -> Platform:
+    """The platform that the SGX extension of a PCK certificate names; Untrusted if it is missing or malformed."""
+    if leaf.sgx_extension is None:
+        raise Untrusted("the PCK certificate has no SGX extension", step=STEP, reason="missing")
+    with parsing(STEP, "the SGX extension"):
+        return parse_sgx_extension(leaf.sgx_extension, ca)
+
+
+def parse_sgx_extension(extension: bytes, ca: str) -> Platform:
+    """The platform in the value of the extension 1.2.840.113741.1.13.1; Malformed for anything else."""
+    fields = _pairs(der.single(extension), _SGX, limit=16)
+    tcb = _pairs(_required(fields, 2), f"{_SGX}.2", limit=_COMPONENTS + 2)
+    components = bytes(_required(tcb, i + 1).unsigned(der.INTEGER, "SVN", limit=255) for i in range(_COMPONENTS))
+    _required(tcb, 18).octets(16, "CPUSVN")
+    configuration = _pairs(fields[7], f"{_SGX}.7", limit=8) if 7 in fields else {}
+    return Platform(
+        fmspc=_required(fields, 4).octets(6, "FMSPC"),
+        pce_id=_required(fields, 3).octets(2, "PCEID"),
+        pce_svn=_required(tcb, 17).unsigned(der.INTEGER, "PCESVN", limit=0xFFFF),
+        cpu_svns=components,
+        ca=ca,
+        ppid=_required(fields, 1).octets(16, "PPID"),
+        platform_instance_id=fields[6].octets(16, "platform instance id") if 6 in fields else None,
+        sgx_type=_required(fields, 5).unsigned(der.ENUMERATED, "SGX type", limit=255),
+        dynamic_platform=_flag(configuration, 1),
+        cached_keys=_flag(configuration, 2),
+        smt_enabled=_flag(configuration, 3),
+    )
+
+
+def _flag(configuration: dict[int, der.Element], number: int) -> bool | None:
+    element = configuration.get(number)
+    return None if element is None else element.boolean(f"configuration {number}")
+
+
+def _required(fields: dict[int, der.Element], number: int) -> der.Element:
+    if number not in fields:
+        raise Malformed(f"field {number} is missing", where="SGX extension")
+    return fields[number]
+
+
+def _pairs(sequence: der.Element, prefix: str, *, limit: int) -> dict[int, der.Element]:
+    """A SEQUENCE OF SEQUENCE {OID, value} as values by the number behind ``prefix``; each at most once."""
+    pairs: dict[int, der.Element] = {}
+    for pair in der.elements(sequence.expect(der.SEQUENCE, prefix), limit=limit):
+        members = der.elements(pair.expect(der.SEQUENCE, prefix), limit=2)
+        if len(members) != 2:
+            raise Malformed("a field without value", where="SGX extension")
+        stem, _, last = members[0].oid(prefix).rpartition(".")
+        if stem != prefix or int(last) in pairs:
+            raise Malformed(f"field {stem}.{last} is unexpected or there twice", where="SGX extension")
+        pairs[int(last)] = members[1]
+    return pairs

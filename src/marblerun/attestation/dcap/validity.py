@@ -1,0 +1,40 @@
+"""Periods of validity: what was authentic once is asked again for its dates on every verification."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from marblerun.errors import Untrusted
+
+
+@dataclass(frozen=True, slots=True)
+class Validity:
+    """From when to when something holds, both ends included, and the step that refuses it outside."""
+
+    step: str
+    what: str
+    not_before: datetime
+    not_after: datetime
+
+
+def verify_validity(periods: Iterable[Validity], at: datetime) -> None:
+    """Untrusted with the step of the first period that ``at`` lies outside of (``not-yet-valid`` or ``expired``)."""
+    for period in periods:
+        if at < period.not_before:
+            raise Untrusted(
+                f"{period.what} is valid from {_show(period.not_before)}, the time is {_show(at)}",
+                step=period.step,
+                reason="not-yet-valid",
+            )
+        if at > period.not_after:
+            raise Untrusted(
+                f"{period.what} was valid until {_show(period.not_after)}, the time is {_show(at)}",
+                step=period.step,
+                reason="expired",
+            )
+
+
+def _show(time: datetime) -> str:
+    return time.isoformat(timespec="seconds").replace("+00:00", "Z")

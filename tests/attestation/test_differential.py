@@ -1,0 +1,127 @@
+"""We and the independent Rust verifier agree, except where a table here says why not."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.forge.dcap import NOW, Dcap, Minted, isv_level, level, module
+from tests.vectors import Vector, load, parameters
+
+from marblerun.attestation.dcap.collateral import collateral_to_json
+from marblerun.attestation.dcap.verify import Verifier
+from marblerun.attestation.model import Collateral
+from marblerun.errors import Malformed, Untrusted
+
+dcap_qvl = pytest.importorskip("dcap_qvl")
+
+DIFFERENT = {
+    # Its text: why it refuses what we call authentic. It judges attributes; here that is the work of policy.
+    "Debug mode is enabled": "debug enclaves and TDs are authentic; packages may allow them",
+    "SEPT_VE_DISABLE is not enabled": "authentic; policy may demand the bit",
+    "Invalid MR service TD": "authentic; policy may demand no service TD",
+}
+LENIENT = {
+    # It accepts, we refuse.
+    "negative/trailing-16-bytes": "bytes behind the quote",
+}
+
+Verdict = tuple[str, tuple[str, ...]] | str
+
+
+def theirs(quote: bytes, collateral: Collateral, seconds: int, root: bytes | None) -> Verdict:
+    native = dcap_qvl.QuoteCollateralV3.from_json(collateral_to_json(collateral))
+    try:
+        if root is None:
+            report = dcap_qvl.verify(quote, native, seconds)
+        else:
+            report = dcap_qvl.verify_with_root_ca(quote, native, root, seconds)
+    except ValueError as error:
+        return str(error)
+    return report.status, tuple(report.advisory_ids)
+
+
+def ours(vector: Vector | Minted, at_least: Collateral, seconds: int) -> Verdict:
+    del seconds
+    at = vector.at if isinstance(vector, Vector) else NOW
+    assert at is not None
+    try:
+        claims = Verifier([vector.root]).verify(vector.quote, at_least, at)
+    except (Malformed, Untrusted) as error:
+        return str(error)
+    return claims.tcb_status.value, claims.advisories
+
+
+def agree(mine: Verdict, other: Verdict) -> bool:
+    """Same status and advisories, or both refuse."""
+    return mine == other if isinstance(mine, tuple) and isinstance(other, tuple) else type(mine) is type(other)
+
+
+@pytest.mark.parametrize("name", parameters("sgx", "tdx", "sim", "negative"))
+def test_both_give_the_same_verdict_on_recorded_quotes(name: str) -> None:
+    vector = load(name)
+    if vector.collateral is None or vector.at is None:
+        pytest.skip("without collateral")
+    seconds = int(vector.at.timestamp())
+    mine = ours(vector, vector.collateral, seconds)
+    try:
+        other = theirs(vector.quote, vector.collateral, seconds, vector.root_certificate)
+    except ValueError as error:
+        other = str(error)  # collateral that it cannot even take in
+    if isinstance(other, str) and any(text in other for text in DIFFERENT):
+        assert isinstance(mine, tuple)
+    elif name in LENIENT:
+        assert (type(mine), type(other)) == (str, tuple)
+    else:
+        assert agree(mine, other), (mine, other)
+
+
+STATUSES = [
+    "UpToDate",
+    "SWHardeningNeeded",
+    "ConfigurationNeeded",
+    "ConfigurationAndSWHardeningNeeded",
+    "OutOfDate",
+    "OutOfDateConfigurationNeeded",
+    "Revoked",
+]
+QE_STATUSES = ["UpToDate", "OutOfDate", "Revoked"]
+
+
+@st.composite
+def platforms(draw: st.DrawFn) -> Dcap:
+    """An SGX or TDX platform at random, with levels, modules and a QE around it."""
+    tdx = draw(st.booleans())
+    svns = st.integers(3, 6)
+    statuses = st.sampled_from(STATUSES)
+    low, high = draw(svns), draw(svns)
+    tdx_svns = (lambda: (draw(svns), draw(st.integers(0, 1)), draw(svns)) + (0,) * 13) if tdx else lambda: None
+    levels = [
+        level(svn, draw(statuses), pce=draw(st.integers(12, 13)), tdx=tdx_svns(), advisoryIDs=[f"P{i}"])
+        for i, svn in enumerate(sorted({low, high}, reverse=True))
+    ]
+    report = {}
+    tcb: dict[str, object] = {"tcbLevels": levels}
+    if tdx:
+        for name in ("tee_tcb_svn", "tee_tcb_svn2"):
+            report[name] = bytes([draw(svns), draw(st.integers(0, 2)), draw(svns)]) + bytes(13)
+        tcb["tdxModuleIdentities"] = [
+            module(
+                1,
+                isv_level(5, draw(st.sampled_from(QE_STATUSES)), advisoryIDs=["M5"]),
+                isv_level(4, draw(st.sampled_from(QE_STATUSES)), advisoryIDs=["M4"]),
+            )
+        ]
+    identity = {"tcbLevels": [isv_level(8, draw(st.sampled_from(QE_STATUSES)), advisoryIDs=["Q"])]}
+    return Dcap(tdx=tdx, version=5 if tdx else 3, report=report, tcb=tcb, identity=identity)
+
+
+@settings(max_examples=150, deadline=None)
+@given(platforms())
+def test_both_evaluate_the_same_tcb_on_random_platforms(dcap: Dcap) -> None:
+    """Levels, modules, convergence and relaunch, statuses and advisories in order."""
+    minted = dcap.mint()
+    seconds = int(NOW.timestamp())
+    mine = ours(minted, minted.collateral, seconds)
+    other = theirs(minted.quote, minted.collateral, seconds, minted.root_der)
+    assert agree(mine, other), (mine, other)
