@@ -1,0 +1,1 @@
+"""Certificates: profiles, issuing, chain checks. Pure; nothing is signed outside this room."""
