@@ -1,0 +1,140 @@
+"""A JSON Schema (2020-12) of the manifest, for editors: it accepts every valid manifest and rejects what it can.
+
+It is made from the same shapes that read manifests, so it cannot forget a key. Two things a schema cannot say: keys
+match ignoring case (it knows the usual spelling only and lets others pass), and whether names that refer to each
+other exist (that is what the linter is for).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from marblerun.manifest import parse
+from marblerun.manifest.certificate import certificate
+from marblerun.manifest.check import ACTIONS, FEATURE_GATES, SEAL_MODES
+from marblerun.secrets.model import SecretType
+from marblerun.wire.gojson import Shape, boolean, byte_string, string
+
+SCHEMA_ID: Final = "https://json-schema.org/draft/2020-12/schema"
+
+_BASE64: Final = "^[A-Za-z0-9+/\r\n]*=?[\r\n]*=?[\r\n]*$"
+
+
+def manifest_schema() -> dict[str, Any]:
+    """The schema as plain dicts and lists, ready for ``json.dumps``."""
+    schema = _schema(parse.manifest, "")
+    return {"$schema": SCHEMA_ID, "title": "MarbleRun manifest", **schema}
+
+
+def _schema(shape: Shape[Any], path: str) -> dict[str, Any]:
+    if special := _SPECIAL.get(path):
+        return special | _described(path)
+    inside = shape.inside()
+    if inside.fields:
+        properties = {field.name: _schema(field.shape, _below(path, field.name)) for field in inside.fields}
+        return {"type": ["object", "null"], "properties": properties} | _described(path)
+    if inside.entries is not None:
+        entry = _schema(inside.entries, f"{path}.*")
+        return {"type": ["object", "null"], "additionalProperties": entry} | _described(path)
+    if inside.elements is not None:
+        return {"type": ["array", "null"], "items": _schema(inside.elements, f"{path}[]")} | _described(path)
+    return _scalar(shape.pointee()) | _described(path)
+
+
+def _below(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _scalar(shape: Shape[Any]) -> dict[str, Any]:
+    if shape is string:
+        return {"type": ["string", "null"]}
+    if shape is boolean:
+        return {"type": ["boolean", "null"]}
+    if shape is byte_string:
+        octet = {"type": ["integer", "null"], "minimum": 0, "maximum": 255}
+        return {"anyOf": [{"type": ["string", "null"], "pattern": _BASE64}, {"type": "array", "items": octet}]}
+    if limits := getattr(shape, "limits", None):
+        return {"type": ["integer", "null"], "minimum": limits[0], "maximum": limits[1]}
+    return {}
+
+
+# Two letters outside ASCII become these in lower case.
+_CASES: Final = {"i": "[Ii\u0130]", "k": "[Kk\u212a]"}
+
+
+def _any_case(words: Iterable[str]) -> dict[str, Any]:
+    """One of the words in any case, with the usual spelling offered for completion."""
+    listed = list(words)
+    patterns = (
+        "".join(_CASES.get(c, f"[{c.upper()}{c}]") if c.isalpha() else c for c in word.lower()) for word in listed
+    )
+    return {"anyOf": [{"enum": listed}, {"type": "string", "pattern": f"^(?:{'|'.join(patterns)})$"}]}
+
+
+def _file() -> dict[str, Any]:
+    properties = {
+        "Data": {"type": ["string", "null"]},
+        "Encoding": {"anyOf": [{"type": "null"}, {"const": ""}, _any_case(("string", "base64", "hex"))]},
+        "NoTemplates": {"type": ["boolean", "null"]},
+    }
+    return {"anyOf": [{"type": "string"}, {"type": "object", "properties": properties}]}
+
+
+def _cert() -> dict[str, Any]:
+    template = _schema(certificate, "Cert") | {"description": _DESCRIPTIONS["Secrets.*.Cert"]}
+    # A string is the base64 of a whole certificate.
+    return {"anyOf": [{"type": "string"}, template]}
+
+
+_DESCRIPTIONS: Final[Mapping[str, str]] = {
+    "Packages": "Which enclaves may run, by name.",
+    "Packages.*.Debug": "Whether the enclave is a debug build. Never in production.",
+    "Packages.*.UniqueID": "MRENCLAVE, 64 hex digits: exactly one build. Instead of the three below.",
+    "Packages.*.SignerID": "MRSIGNER, 64 hex digits.",
+    "Packages.*.ProductID": "ISVPRODID of the enclave.",
+    "Packages.*.SecurityVersion": "Lowest ISVSVN that is admitted.",
+    "Packages.*.AcceptedTCBStatuses": "Standings of a platform that are accepted beside UpToDate.",
+    "Packages.*.AcceptedAdvisories": "Advisories that are accepted with SWHardeningNeeded; empty accepts all.",
+    "Infrastructures": "Which platforms may be used, by name.",
+    "Marbles": "The services, by type.",
+    "Marbles.*.Package": "Name of the package this Marble runs.",
+    "Marbles.*.MaxActivations": "How often it may start; 0 or absent means no limit.",
+    "Marbles.*.Parameters": "Files, environment and arguments. Files and variables may hold templates.",
+    "Marbles.*.TLS": "Tags under TLS.",
+    "Marbles.*.DisableSecretBinding": "Do not bind private secrets to the Marble's type.",
+    "Users": "People, each known by a certificate.",
+    "Users.*.Certificate": "A certificate in PEM.",
+    "Users.*.Roles": "Names under Roles.",
+    "Secrets": "Keys, certificates and uploaded data, by name.",
+    "Secrets.*.Size": "Bits.",
+    "Secrets.*.Shared": "One value for all Marbles instead of one per instance.",
+    "Secrets.*.UserDefined": "Uploaded by a user, never generated.",
+    "Secrets.*.ValidFor": "Days; 365 if nothing is stated.",
+    "Secrets.*.Cert": "What the certificate shall say, in the names of Go's x509.Certificate.",
+    "RecoveryKeys": "RSA public keys in PEM that recovery shares are encrypted to, by owner.",
+    "Roles": "What holders may do to which resources.",
+    "Roles.*.ResourceNames": "Names under Packages or Secrets; empty for Manifest.",
+    "TLS": "Connections that are wrapped into TLS, by tag.",
+    "Config": "Settings of the deployment.",
+    "Config.UpdateThreshold": "How many users must acknowledge an update; 0 means all of them.",
+    "Config.RecoveryThreshold": "How many recovery keys are needed; 0 means all of them.",
+    "Config.RotateRootSecret": "Make a new root secret with every update to this manifest.",
+}
+
+
+def _described(path: str) -> dict[str, str]:
+    return {"description": _DESCRIPTIONS[path]} if path in _DESCRIPTIONS else {}
+
+
+_SPECIAL: Final[dict[str, dict[str, Any]]] = {
+    "Marbles.*.Parameters.Files.*": _file(),
+    "Marbles.*.Parameters.Env.*": _file(),
+    "Secrets.*.Type": {"enum": [kind.value for kind in SecretType]},
+    "Secrets.*.Cert": {},
+    "Roles.*.ResourceType": {"enum": list(ACTIONS)},
+    "Roles.*.Actions[]": _any_case(sorted(action for actions in ACTIONS.values() for action in actions.values())),
+    "Config.SealMode": {"enum": [*SEAL_MODES, None]},
+    "Config.FeatureGates[]": _any_case(FEATURE_GATES),
+}
+_SPECIAL["Secrets.*.Cert"] = _cert()

@@ -1,0 +1,1 @@
+"""Is it acceptable? Claims against packages and infrastructures; users against roles. Pure."""

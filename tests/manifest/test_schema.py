@@ -1,0 +1,127 @@
+"""The JSON Schema accepts every manifest that loads and passes the checks, and refuses what a schema can tell."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from tests.manifest import golden, json_documents
+from tests.manifest.test_check import GOOD
+from tests.manifest.test_lint import clean
+
+from marblerun.errors import Malformed
+from marblerun.manifest.check import check_manifest
+from marblerun.manifest.parse import parse_manifest
+from marblerun.manifest.schema import manifest_schema
+
+SCHEMA = manifest_schema()
+_KEYWORDS = {"$schema", "title", "description", "type", "properties", "additionalProperties", "items", "enum", "const"}
+_KEYWORDS |= {"anyOf", "pattern", "minimum", "maximum"}
+
+
+def accepts(schema: dict[str, Any], value: Any) -> bool:
+    """Whether a value fits, by the keywords that the schema uses (JSON Schema 2020-12, core and validation)."""
+    assert set(schema) <= _KEYWORDS
+    if "anyOf" in schema and not any(accepts(option, value) for option in schema["anyOf"]):
+        return False
+    if "enum" in schema and not any(value == option and type(value) is type(option) for option in schema["enum"]):
+        return False
+    if "const" in schema and value != schema["const"]:
+        return False
+    if "type" in schema:
+        types = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+        if not any(_is(value, name) for name in types):
+            return False
+    if isinstance(value, str) and "pattern" in schema and not re.search(schema["pattern"], value):
+        return False
+    if _is(value, "integer") and not schema.get("minimum", value) <= value <= schema.get("maximum", value):
+        return False
+    if isinstance(value, dict):
+        properties = schema.get("properties", {})
+        rest = schema.get("additionalProperties", {})
+        return all(accepts(properties.get(key, rest), item) for key, item in value.items())
+    if isinstance(value, list):
+        return all(accepts(schema.get("items", {}), item) for item in value)
+    return True
+
+
+def _is(value: Any, name: str) -> bool:
+    kinds: dict[str, type | tuple[type, ...]] = {
+        "null": type(None), "boolean": bool, "string": str, "array": list, "object": dict,
+    }  # fmt: skip
+    if name == "integer":
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, kinds[name])
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len({key.casefold() for key, _ in pairs}) < len(pairs):
+        raise ValueError("a schema sees parsed JSON, in which duplicates are gone")
+    return dict(pairs)
+
+
+def test_good_manifests_fit() -> None:
+    assert accepts(SCHEMA, GOOD)
+    assert accepts(SCHEMA, clean())
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(json_documents.documents)
+def test_what_loads_and_passes_fits(document: bytes) -> None:
+    try:
+        value = json.loads(document, object_pairs_hook=_unique)
+        errors = check_manifest(parse_manifest(document), {}).errors
+    except (Malformed, ValueError, RecursionError):
+        assume(False)
+    bad = {problem.code for problem in errors}  # what a schema judges must be right, the rest may be wrong
+    assume(not bad & {"secret-type", "role-type", "role-action", "seal-mode", "feature-gate"})
+    assert accepts(SCHEMA, value)
+
+
+def test_golden_documents_that_load_fit() -> None:
+    fitted = 0
+    for mode, text, answer in golden.load():
+        if mode != "manifest" or not answer.ok or len(text) > 5000:
+            continue
+        try:
+            value = json.loads(text, object_pairs_hook=_unique)
+        except (ValueError, UnicodeDecodeError):
+            continue
+        if b"SealMode" in text or b'"t":{"Cert":null' in text or b'"s":{"Cert"' in text:
+            continue
+        fitted += 1
+        assert accepts(SCHEMA, value), text
+    assert fitted > 50
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"Packages": []},
+        {"Packages": {"p": {"SecurityVersion": -1}}},
+        {"Packages": {"p": {"SecurityVersion": "1"}}},
+        {"Packages": {"p": {"Debug": 1}}},
+        {"Infrastructures": {"i": {"QESVN": 65536}}},
+        {"Infrastructures": {"i": {"CPUSVN": [256]}}},
+        {"Infrastructures": {"i": {"RootCA": "not base64!"}}},
+        {"Marbles": {"m": {"Parameters": {"Files": {"/f": None}}}}},
+        {"Marbles": {"m": {"Parameters": {"Env": {"E": {"Encoding": "utf8"}}}}}},
+        {"Secrets": {"s": {"Type": "Plain"}}},
+        {"Secrets": {"s": {"Type": "plain", "Cert": {"DNSNames": "a"}}}},
+        {"Secrets": {"s": {"Cert": {"IsCA": "yes"}}}},
+        {"Roles": {"r": {"ResourceType": "secrets"}}},
+        {"Roles": {"r": {"Actions": ["Read"]}}},
+        {"Config": {"SealMode": "productkey"}},
+        {"Config": {"FeatureGates": ["x"]}},
+        {"TLS": {"t": {"Incoming": {}}}},
+    ],
+)
+def test_what_a_schema_can_refuse_is_refused(document: object) -> None:
+    assert not accepts(SCHEMA, document)
+
+
+def test_the_schema_is_plain_json() -> None:
+    assert json.loads(json.dumps(SCHEMA)) == SCHEMA
