@@ -1,0 +1,40 @@
+"""Trying every template of a deployment before it is kept, with stand-ins for what is not known yet (protocol, 5.8)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from marblerun.coordinator.commands.activate import ActivationRefused, templates_of
+from marblerun.coordinator.state import Deployment
+from marblerun.errors import Malformed
+from marblerun.manifest.templates import Template, TemplateData, dry_run_data, stand_in
+from marblerun.secrets.model import Secret
+
+
+def try_templates(deployment: Deployment, uploaded: Mapping[str, Secret] | None = None) -> None:
+    """Execute all templates of all Marbles once; raises Malformed naming the Marble and the parameter.
+
+    User-defined secrets are stand-ins unless ``uploaded`` holds them.
+    """
+    secrets = {n: stand_in(s) if s.user_defined else s for n, s in deployment.secrets.items()}
+    data = dry_run_data({**secrets, **(uploaded or {})})
+    for name in sorted(deployment.marbles):
+        path = f"Marbles.{name}.Parameters"
+        try:
+            templates = templates_of(deployment, name)
+        except ActivationRefused as error:
+            raise Malformed(error.message, where=path) from error
+        for kind, contents in (("Files", templates.files), ("Env", templates.env)):
+            for parameter in sorted(contents):
+                content = contents[parameter]
+                where = f"{path}.{kind}[{parameter}]"
+                value = _try(content, where, data) if isinstance(content, Template) else content
+                if kind == "Env" and not isinstance(content, Template) and b"\0" in value:
+                    raise Malformed("the value of an environment variable contains a NUL byte", where=where)
+
+
+def _try(template: Template, where: str, data: TemplateData) -> bytes:
+    try:
+        return template.execute(data)
+    except Malformed as error:
+        raise Malformed(str(error), where=where) from error

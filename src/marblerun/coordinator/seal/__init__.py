@@ -1,0 +1,49 @@
+"""Keys of this machine that seal the data key, so that a restart needs nobody (protocol, section 10.2)."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Protocol
+
+from marblerun.errors import Malformed
+
+
+class SealMode(StrEnum):
+    """What the sealing key depends on."""
+
+    PRODUCT_KEY = "ProductKey"
+    """The enclave's signer and product: a newer version opens it."""
+    UNIQUE_KEY = "UniqueKey"
+    """Exactly this enclave."""
+    DISABLED = "Disabled"
+    """Nothing is written."""
+
+
+def seal_mode(text: str) -> SealMode:
+    """The mode a manifest's ``Config.SealMode`` names; empty means ``ProductKey`` (protocol, section 10.2)."""
+    try:
+        return SealMode(text or SealMode.PRODUCT_KEY)
+    except ValueError:
+        raise Malformed(f"unknown seal mode {text!r}", where="Config.SealMode") from None
+
+
+class KeySealer(Protocol):
+    """Seals the data key to this machine and enclave.
+
+    ``additional`` is bound: a key only opens together with the state it was sealed with. ``unseal`` raises
+    :class:`marblerun.errors.Untrusted` when the key does not open here (another machine, another enclave, another
+    state) and :class:`marblerun.errors.Unavailable` when this machine has no sealing key at all.
+    """
+
+    @property
+    def name(self) -> str:
+        """What to call it in the log."""
+        ...
+
+    def seal(self, key: bytes, mode: SealMode, additional: bytes) -> bytes:
+        """The sealed form of ``key``; empty where this machine cannot seal."""
+        ...
+
+    def unseal(self, sealed: bytes, additional: bytes) -> bytes:
+        """The key."""
+        ...

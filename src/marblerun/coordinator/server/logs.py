@@ -1,0 +1,59 @@
+"""The process's log: one JSON object a line on standard error, or plain text for people (protocol, section 1.5)."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from typing import Any, Final
+
+_LEVEL_NAMES: Final = {"WARNING": "warn", "CRITICAL": "fatal"}
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    fields = getattr(record, "fields", None)
+    return dict(fields) if isinstance(fields, dict) else {}
+
+
+def _level(record: logging.LogRecord) -> str:
+    return _LEVEL_NAMES.get(record.levelname, record.levelname.lower())
+
+
+class JsonFormatter(logging.Formatter):
+    """Keys ``level``, ``ts`` (seconds), ``caller``, ``msg``, then the record's fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line."""
+        entry: dict[str, Any] = {
+            "level": _level(record),
+            "ts": round(record.created, 6),
+            "caller": f"{record.name}:{record.lineno}",
+            "msg": record.getMessage(),
+            **_fields(record),
+        }
+        if record.exc_info:
+            entry["stacktrace"] = self.formatException(record.exc_info)
+        return json.dumps(entry, ensure_ascii=False, default=str)
+
+
+class ConsoleFormatter(logging.Formatter):
+    """Time, level, message, then the record's fields as ``name=value``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, plus a stack trace if there is one."""
+        moment = time.strftime("%H:%M:%S", time.gmtime(record.created))
+        fields = "".join(f" {name}={value}" for name, value in _fields(record).items())
+        line = f"{moment} {_level(record).upper():5} {record.getMessage()}{fields}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def configure_logging(*, console: bool, debug: bool) -> None:
+    """Send the log to standard error, as JSON or as plain text."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(ConsoleFormatter() if console else JsonFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.DEBUG if debug else logging.INFO)
+    for chatty in ("httpx", "httpcore", "h2", "hpack", "asyncio"):
+        logging.getLogger(chatty).setLevel(logging.DEBUG if debug and chatty == "asyncio" else logging.WARNING)

@@ -1,0 +1,217 @@
+"""The Coordinator's process: settings to running listeners, and a clean end (protocol, section 1.3)."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from OpenSSL import SSL
+
+from marblerun.coordinator.entropy import SystemEntropy
+from marblerun.coordinator.seal.detect import detect_sealer
+from marblerun.coordinator.server.client_api import client_service
+from marblerun.coordinator.server.edge import EdgeConfig, InnerFactory, ServerIdentity, TlsEdge, server_context
+from marblerun.coordinator.server.exchange import Patience, Peer, Service
+from marblerun.coordinator.server.http1 import Http1Connection
+from marblerun.coordinator.server.http2 import Http2Connection
+from marblerun.coordinator.server.mesh import mesh_service
+from marblerun.coordinator.server.settings import Settings, split_address
+from marblerun.coordinator.server.trust import Trust, trust_from_settings
+from marblerun.coordinator.service import Coordinator, Ports
+from marblerun.coordinator.state import Authority, Phase, State
+from marblerun.coordinator.store.file import FileStore
+from marblerun.errors import Misconfigured, Unavailable
+from marblerun.version import __version__
+
+_log = logging.getLogger(__name__)
+
+BACKLOG: Final = 1024
+SHUTDOWN_SECONDS: Final = 10.0
+
+
+class ContextHolder:
+    """The TLS context that new connections get; made anew whenever the state shows another identity."""
+
+    def __init__(
+        self, alpn: tuple[bytes, ...], identity: Callable[[Authority], ServerIdentity], *, demand_certificate: bool
+    ) -> None:
+        self._alpn = alpn
+        self._identity = identity
+        self._demand_certificate = demand_certificate
+        self._authority: Authority | None = None
+        self._context: SSL.Context | None = None
+
+    def update(self, state: State) -> None:
+        """Follow a published state."""
+        if state.authority is not self._authority:
+            identity = self._identity(state.authority)
+            self._context = server_context(identity, self._alpn, demand_certificate=self._demand_certificate)
+            self._authority = state.authority
+
+    def get(self) -> SSL.Context:
+        """The context of the latest state."""
+        if self._context is None:
+            raise RuntimeError("a listener was started before the Coordinator")
+        return self._context
+
+
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """The bound listeners."""
+
+    mesh: asyncio.Server
+    client: asyncio.Server
+
+    def addresses(self) -> tuple[str, str]:
+        """Effective mesh and client address as ``host:port``."""
+        return _bound(self.mesh), _bound(self.client)
+
+
+async def listen(coordinator: Coordinator, settings: Settings, patience: Patience | None = None) -> Listeners:
+    """Bind both listeners for a started Coordinator; raises Misconfigured if an address cannot be had."""
+    patience = patience or Patience()
+    mesh_context = ContextHolder(
+        (b"h2",), lambda a: ServerIdentity(a.marble_root, a.intermediate_key), demand_certificate=True
+    )
+    client_context = ContextHolder(
+        (b"h2", b"http/1.1"), lambda a: ServerIdentity(a.root, a.root_key), demand_certificate=False
+    )
+    for holder in (mesh_context, client_context):
+        holder.update(coordinator.state)
+        coordinator.listeners.append(holder.update)
+    level = logging.getLevelNamesMapping()[settings.http_error_log_level.upper().replace("WARN", "WARNING")]
+
+    def on_handshake_error(address: str, reason: str) -> None:
+        _log.log(level, "TLS handshake failed", extra={"fields": {"peer": address, "reason": reason}})
+
+    mesh_calls = replace(mesh_service(coordinator.activate), patience=patience)
+    client_calls = replace(client_service(coordinator), patience=patience)
+    mesh = EdgeConfig(mesh_context.get, _only_http2(mesh_calls), on_handshake_error, patience=patience)
+    client = EdgeConfig(client_context.get, _http(client_calls), on_handshake_error, patience=patience)
+    return Listeners(
+        mesh=await _bind(mesh, settings.mesh_address, "EDG_COORDINATOR_MESH_ADDR"),
+        client=await _bind(client, settings.client_address, "EDG_COORDINATOR_CLIENT_ADDR"),
+    )
+
+
+def _only_http2(service: Service) -> InnerFactory:
+    def make(peer: Peer, _alpn: bytes) -> asyncio.Protocol:
+        return Http2Connection(service, peer)
+
+    return make
+
+
+def _http(service: Service) -> InnerFactory:
+    def make(peer: Peer, alpn: bytes) -> asyncio.Protocol:
+        return Http2Connection(service, peer) if alpn == b"h2" else Http1Connection(service, peer)
+
+    return make
+
+
+async def _bind(config: EdgeConfig, address: str, variable: str) -> asyncio.Server:
+    host, port = split_address(address, variable)
+    loop = asyncio.get_running_loop()
+    try:
+        return await loop.create_server(lambda: TlsEdge(config), host, port, backlog=BACKLOG, reuse_address=True)
+    except OSError as error:
+        raise Misconfigured(
+            f"cannot listen on {address} ({error.strerror or error}); free the port or set {variable}"
+        ) from error
+
+
+def _bound(server: asyncio.Server) -> str:
+    host, port = server.sockets[0].getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+async def serve(
+    environment: Mapping[str, str], settings: Settings, on_ready: Callable[[Listeners], None] | None = None
+) -> None:
+    """Run a Coordinator until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    _log.info("starting the Coordinator", extra={"fields": {"version": __version__}})
+    for warning in settings.warnings:
+        _log.warning(warning)
+    trust = trust_from_settings(environment, settings)
+    for warning in trust.warnings:
+        _log.warning(warning)
+    store = FileStore(settings.seal_directory)
+    try:
+        coordinator = await _start(environment, settings, trust, store)
+        listeners = await listen(coordinator, settings)
+        # What lives now lives long: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        mesh, client = listeners.addresses()
+        fields = {"mesh": mesh, "client": client, "state": coordinator.status().code, "evidence": trust.issuer.name}
+        _log.info("the Coordinator is listening", extra={"fields": fields})
+        if on_ready is not None:
+            on_ready(listeners)
+        await stop.wait()
+        _log.info("the Coordinator is shutting down")
+        await _close(listeners, coordinator)
+    finally:
+        store.close()
+
+
+async def _start(environment: Mapping[str, str], settings: Settings, trust: Trust, store: FileStore) -> Coordinator:
+    entropy = SystemEntropy()
+    ports = Ports(
+        store=store,
+        sealer=detect_sealer(environment, trust.issuer, trust.simulated_platform, entropy),
+        registry=trust.registry,
+        admission=trust.admission,
+        collateral=trust.collateral,
+        issuer=trust.issuer,
+        entropy=entropy,
+        environment=environment,
+    )
+    coordinator = Coordinator(ports, settings.names)
+    await coordinator.start()
+    try:
+        await coordinator.own_evidence(b"")
+    except Unavailable as error:
+        if not settings.dev_mode:
+            raise
+        _log.warning("own evidence could not be issued", extra={"fields": {"reason": str(error)}})
+    await _startup_manifest(coordinator, settings)
+    return coordinator
+
+
+async def _startup_manifest(coordinator: Coordinator, settings: Settings) -> None:
+    """Set the start-up manifest, unless an earlier start did (docs/divergences.md)."""
+    path = settings.startup_manifest
+    if path is None:
+        return
+    if coordinator.state.phase is Phase.ACCEPTING_MARBLES:
+        _log.info("a manifest is already set; the start-up manifest is left alone")
+        return
+    try:
+        raw = await asyncio.to_thread(path.read_bytes)
+    except OSError as error:
+        raise Misconfigured(f"EDG_STARTUP_MANIFEST {path} cannot be read: {error.strerror}") from error
+    shares = await coordinator.set_manifest(raw)
+    if shares:
+        _log.warning("the start-up manifest has recovery keys, but nobody was there to take the recovery secrets")
+
+
+async def _close(listeners: Listeners, coordinator: Coordinator) -> None:
+    for server in (listeners.mesh, listeners.client):
+        server.close()
+    try:
+        await asyncio.wait_for(coordinator.stop(), SHUTDOWN_SECONDS)
+    except TimeoutError:
+        _log.error("the last write did not end in time")
+
+
+def run(environment: Mapping[str, str], settings: Settings) -> None:
+    """Run until told to stop; blocks."""
+    asyncio.run(serve(environment, settings))

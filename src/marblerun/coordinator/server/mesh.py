@@ -1,0 +1,119 @@
+"""The mesh API: gRPC's unary calls over HTTP/2, for the one method a Marble needs (protocol, section 2.1)."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from marblerun.coordinator.commands.activate import Activated, ActivationRequest
+from marblerun.coordinator.server.exchange import Headers, Request, Response, Service
+from marblerun.coordinator.server.problems import INTERNAL_TEXT, grpc_problem
+from marblerun.errors import Malformed
+from marblerun.wire.limits import MAX_GRPC_MESSAGE_BYTES
+from marblerun.wire.rpc import (
+    ACTIVATE_PATH,
+    ActivationResp,
+    GrpcStatus,
+    MessageReader,
+    Parameters,
+    encode_grpc_message,
+    encode_message,
+    parse_activation_request,
+    parse_timeout,
+)
+from marblerun.wire.rpc.framing import PREFIX_BYTES
+
+Activate = Callable[[ActivationRequest, bytes | None], Awaitable[Activated]]
+"""What answers an activation: the request and the client's leaf certificate (DER)."""
+
+# Longest that one activation may take, whatever the caller's patience.
+MAX_ACTIVATION_SECONDS: Final = 120.0
+_CONTENT_TYPE: Final = (b"content-type", b"application/grpc")
+_GRPC: Final = re.compile(rb"application/grpc(?:[+;].*)?\Z", re.DOTALL)
+
+
+def mesh_service(activate: Activate) -> Service:
+    """The mesh listener's requests, answered by ``activate``."""
+
+    async def handle(request: Request) -> Response:
+        refusal = _refuse_non_grpc(request)
+        if refusal is not None:
+            return refusal
+        if request.target != ACTIVATE_PATH:
+            return _status(GrpcStatus.UNIMPLEMENTED, f"unknown method {request.target[:200]}")
+        if _announced_size(request.body) > MAX_GRPC_MESSAGE_BYTES:
+            return _too_large()
+        try:
+            async with asyncio.timeout(_patience(request)):
+                return _message(_encode(await activate(_parse(request), request.peer.leaf)))
+        except Malformed as error:
+            return _status(GrpcStatus.INTERNAL, str(error))
+        except TimeoutError:
+            return _status(GrpcStatus.DEADLINE_EXCEEDED, "the activation took longer than the caller would wait")
+        except Exception as error:
+            return _status(*grpc_problem(error))
+
+    return Service(
+        handle=handle,
+        max_body_bytes=MAX_GRPC_MESSAGE_BYTES + PREFIX_BYTES,
+        too_large=_too_large,
+        overloaded=lambda: _status(GrpcStatus.UNAVAILABLE, "too many activations at once; try again"),
+        failed=lambda: _status(GrpcStatus.INTERNAL, INTERNAL_TEXT),
+    )
+
+
+def _refuse_non_grpc(request: Request) -> Response | None:
+    if request.method != "POST":
+        return Response(405, ((b"allow", b"POST"),))
+    if not _GRPC.match(request.header(b"content-type")):
+        return Response(415, ((b"content-type", b"text/plain; charset=utf-8"),), b"this port speaks gRPC\n")
+    encoding = request.header(b"grpc-encoding")
+    if encoding not in (b"", b"identity"):
+        return _status(GrpcStatus.UNIMPLEMENTED, "compressed messages are not accepted")
+    return None
+
+
+def _announced_size(body: bytes) -> int:
+    return int.from_bytes(body[1:PREFIX_BYTES], "big") if len(body) >= PREFIX_BYTES else 0
+
+
+def _too_large() -> Response:
+    return _status(GrpcStatus.RESOURCE_EXHAUSTED, f"the message is larger than {MAX_GRPC_MESSAGE_BYTES} bytes")
+
+
+def _patience(request: Request) -> float:
+    text = request.header(b"grpc-timeout").decode("ascii", "replace")
+    if not text:
+        return MAX_ACTIVATION_SECONDS
+    try:
+        return min(parse_timeout(text), MAX_ACTIVATION_SECONDS)
+    except Malformed:
+        return MAX_ACTIVATION_SECONDS
+
+
+def _parse(request: Request) -> ActivationRequest:
+    reader = MessageReader(MAX_GRPC_MESSAGE_BYTES)
+    messages = reader.feed(request.body)
+    reader.finish()
+    if len(messages) != 1:
+        raise Malformed(f"a unary call carries one message, not {len(messages)}", where="grpc message")
+    message = parse_activation_request(messages[0])
+    return ActivationRequest(quote=message.Quote, csr=message.CSR, marble_type=message.MarbleType, uuid=message.UUID)
+
+
+def _encode(activated: Activated) -> bytes:
+    parameters = Parameters(Files=activated.files, Env=activated.env, Argv=activated.argv)
+    return ActivationResp(Parameters=parameters).SerializeToString()
+
+
+def _message(message: bytes) -> Response:
+    trailers: Headers = ((b"grpc-status", b"0"),)
+    return Response(200, (_CONTENT_TYPE,), encode_message(message), trailers)
+
+
+def _status(code: GrpcStatus, text: str) -> Response:
+    """A trailers-only response (gRPC over HTTP/2): the call failed before any message."""
+    message = encode_grpc_message(text).encode("ascii")
+    return Response(200, (_CONTENT_TYPE, (b"grpc-status", b"%d" % code), (b"grpc-message", message)))

@@ -1,0 +1,155 @@
+"""The Coordinator's settings: environment variables (and options over them) as one frozen value.
+
+An empty value counts as not set, as in the reference (protocol, section 1.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from marblerun.errors import Misconfigured
+from marblerun.pki.profiles import SubjectNames
+
+DEFAULT_DATA_DIRECTORY: Final = "marblerun-coordinator-data"
+LOG_LEVELS: Final = ("debug", "info", "warn", "error")
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """One environment variable: its name, what it does, and its default as shown in help."""
+
+    name: str
+    meaning: str
+    default: str = ""
+
+
+VARIABLES: Final = (
+    Variable("EDG_COORDINATOR_MESH_ADDR", "listener for Marbles (gRPC)", ":2001"),
+    Variable("EDG_COORDINATOR_CLIENT_ADDR", "listener for users (HTTPS)", ":4433"),
+    Variable("EDG_COORDINATOR_PROMETHEUS_ADDR", "listener for metrics and events (plain HTTP); unset = off"),
+    Variable(
+        "EDG_COORDINATOR_DNS_NAMES", "names and IP addresses in the CA certificates, comma separated", "localhost"
+    ),
+    Variable("EDG_COORDINATOR_SEAL_DIR", "state directory", f"<cwd>/{DEFAULT_DATA_DIRECTORY}"),
+    Variable("EDG_COORDINATOR_DEV_MODE", "1: console log; go on if the first quote cannot be issued", "0"),
+    Variable("EDG_DEBUG_LOGGING", "1: debug level", "0"),
+    Variable("EDG_HTTP_ERROR_LOG_LEVEL", "level of handshake and connection errors in the log", "error"),
+    Variable("EDG_STARTUP_MANIFEST", "path of a manifest to set at start"),
+    Variable("EDG_CWD", "directory that stands for the working directory"),
+    Variable(
+        "EDG_SIMULATED_PLATFORM", "directory of a simulated platform: own evidence and a trusted root; not hardware"
+    ),
+    Variable("EDG_SIMULATED_UNIQUE_ID", "MRENCLAVE that the simulated platform reports for this process (hex)"),
+    Variable("EDG_SIMULATED_SIGNER_ID", "MRSIGNER that the simulated platform reports for this process (hex)"),
+    Variable("EDG_SIMULATED_PRODUCT_ID", "ISVPRODID that the simulated platform reports for this process"),
+    Variable("EDG_SIMULATED_SECURITY_VERSION", "ISVSVN that the simulated platform reports for this process"),
+    Variable("EDG_SIMULATED_DEBUG", "1: the simulated platform reports this process as a debug enclave", "0"),
+    Variable("EDG_PCCS_URL", "base URL of the collateral service", "https://api.trustedservices.intel.com"),
+    Variable("EDG_PCCS_CA_FILE", "CA certificates (PEM) that vouch for the collateral service"),
+    Variable("EDG_PCCS_TIMEOUT", "seconds for one request to the collateral service", "10"),
+    Variable("EDG_COLLATERAL_CACHE_DIR", "directory that keeps collateral over restarts"),
+    Variable(
+        "OE_SIMULATION", "1: no evidence at all, as the reference's switch of that name; never in production", "0"
+    ),
+)
+
+# Known to the reference and not served here yet: setting them to a value that turns them on is refused.
+UNSUPPORTED: Final = {
+    "EDG_DISTRIBUTED_COORDINATOR": "several Coordinators on one state",
+    "EDG_ENTERPRISE_LICENSED_FEATURES": "several Coordinators on one state",
+}
+# Known to the reference, without effect here.
+_SILENT_PREFIXES: Final = ("EDG_MARBLE_", "EDG_AZURE_", "EDG_MAA_", "EDG_K8S_", "EDG_KUBERNETES_", "EDG_STORE_BACKEND")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How this Coordinator runs."""
+
+    mesh_address: str = ":2001"
+    client_address: str = ":4433"
+    prometheus_address: str = ""
+    names: SubjectNames = field(default_factory=SubjectNames)
+    """In the CA certificates, beside the loopback addresses."""
+    seal_directory: Path = Path(DEFAULT_DATA_DIRECTORY)
+    dev_mode: bool = False
+    debug_logging: bool = False
+    http_error_log_level: str = "error"
+    startup_manifest: Path | None = None
+    pccs_url: str = ""
+    pccs_ca_file: Path | None = None
+    pccs_timeout_seconds: float = 10.0
+    collateral_cache_directory: Path | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def settings_from_environment(environment: Mapping[str, str], working_directory: Path) -> Settings:
+    """Read the settings; raises Misconfigured with what to do about a value that cannot be used."""
+    value = {name: text for name, text in environment.items() if text}
+    _refuse_unsupported(value)
+    cwd = Path(value.get("EDG_CWD", str(working_directory)))
+    level = value.get("EDG_HTTP_ERROR_LOG_LEVEL", "error").lower()
+    return Settings(
+        mesh_address=value.get("EDG_COORDINATOR_MESH_ADDR", ":2001"),
+        client_address=value.get("EDG_COORDINATOR_CLIENT_ADDR", ":4433"),
+        prometheus_address=value.get("EDG_COORDINATOR_PROMETHEUS_ADDR", ""),
+        names=SubjectNames.parse(value.get("EDG_COORDINATOR_DNS_NAMES", "localhost")),
+        seal_directory=Path(value.get("EDG_COORDINATOR_SEAL_DIR", str(cwd / DEFAULT_DATA_DIRECTORY))),
+        dev_mode=value.get("EDG_COORDINATOR_DEV_MODE") == "1",
+        debug_logging=value.get("EDG_DEBUG_LOGGING") == "1",
+        http_error_log_level=level if level in LOG_LEVELS else "error",
+        startup_manifest=_path(value, "EDG_STARTUP_MANIFEST"),
+        pccs_url=value.get("EDG_PCCS_URL", ""),
+        pccs_ca_file=_path(value, "EDG_PCCS_CA_FILE"),
+        pccs_timeout_seconds=_seconds(value, "EDG_PCCS_TIMEOUT", 10.0),
+        collateral_cache_directory=_path(value, "EDG_COLLATERAL_CACHE_DIR"),
+        warnings=_unknown_variables(value),
+    )
+
+
+def _path(value: Mapping[str, str], name: str) -> Path | None:
+    return Path(value[name]) if name in value else None
+
+
+def _seconds(value: Mapping[str, str], name: str, default: float) -> float:
+    text = value.get(name)
+    if text is None:
+        return default
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < 3600:
+        raise Misconfigured(f"{name} is {text!r}; give a number of seconds above 0 and below 3600")
+    return seconds
+
+
+def _refuse_unsupported(value: Mapping[str, str]) -> None:
+    distributed = value.get("EDG_DISTRIBUTED_COORDINATOR") == "1"
+    licensed = "distributedcoordinator" in value.get("EDG_ENTERPRISE_LICENSED_FEATURES", "").lower()
+    if distributed or licensed:
+        name = "EDG_DISTRIBUTED_COORDINATOR" if distributed else "EDG_ENTERPRISE_LICENSED_FEATURES"
+        raise Misconfigured(
+            f"{name} asks for {UNSUPPORTED[name]}, which this version cannot do yet; unset it and run one Coordinator"
+        )
+
+
+def _unknown_variables(value: Mapping[str, str]) -> tuple[str, ...]:
+    known = {variable.name for variable in VARIABLES} | set(UNSUPPORTED)
+    return tuple(
+        f"unknown variable {name} has no effect"
+        for name in sorted(value)
+        if name.startswith("EDG_") and name not in known and not name.startswith(_SILENT_PREFIXES)
+    )
+
+
+def split_address(address: str, variable: str) -> tuple[str | None, int]:
+    """Split ``host:port``; an empty host means every interface (None). Raises Misconfigured."""
+    host, separator, port = address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not separator or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise Misconfigured(f"{variable} is {address!r}; give host:port, for example 0.0.0.0:4433, or :4433")
+    return host or None, int(port)

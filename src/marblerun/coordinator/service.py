@@ -1,0 +1,373 @@
+"""The Coordinator itself: takes a snapshot, gathers inputs, runs one command, seals, commits, publishes.
+
+Everything that waits or touches the outside happens here; what is decided is decided by the pure commands. A request
+lives on one snapshot. No lock is held while evidence is verified or keys are made: changes of state go through one
+writer, which applies what has queued up, seals once, and answers only when the new state is durable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Final, TypeVar
+
+from marblerun.attestation.binding import report_data_for
+from marblerun.attestation.collect import CollateralSource
+from marblerun.attestation.issue import EvidenceIssuer
+from marblerun.attestation.model import Origin, Verdict
+from marblerun.attestation.registry import Registry
+from marblerun.coordinator.commands import Event, Inputs, Outcome
+from marblerun.coordinator.commands.activate import (
+    Activated,
+    ActivationRefused,
+    ActivationRequest,
+    Stage,
+    activate,
+    admit,
+    check_request,
+    count_activation,
+    needs_rsa,
+)
+from marblerun.coordinator.commands.set_manifest import set_manifest
+from marblerun.coordinator.commands.start import recovery_state, start_state
+from marblerun.coordinator.seal import KeySealer, SealMode, seal_mode
+from marblerun.coordinator.state import PHASE_MESSAGES, DataKey, Phase, State
+from marblerun.coordinator.store import Sealed, Store
+from marblerun.coordinator.store.entries import decode_state, encode_state
+from marblerun.errors import Conflict, Malformed, MarbleRunError, NotFound, Unavailable, Untrusted, WrongPhase
+from marblerun.pki.issue import Entropy
+from marblerun.pki.profiles import SubjectNames
+from marblerun.policy.admission import Admission
+from marblerun.secrets.box import build_sealed_data, open_sealed_data, parse_sealed_data
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Transition = Callable[[State], State]
+"""A change to the state as it is when its turn comes; raises Conflict if it was decided on another one."""
+
+# A command that keeps losing against other writers gives up after this many decisions.
+MAX_DECISIONS: Final = 8
+# Nonce quotes are answered by the platform, often slowly, and anybody may ask: this many at a time, in threads of
+# their own so that storage never waits for them, and this many waiting.
+MAX_OWN_QUOTES_AT_ONCE: Final = 4
+MAX_OWN_QUOTES_UNDER_WAY: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """What the Coordinator needs of the outside."""
+
+    store: Store
+    sealer: KeySealer
+    registry: Registry
+    admission: Admission
+    collateral: CollateralSource | None
+    issuer: EvidenceIssuer
+    entropy: Entropy
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """What manifest checks look at: some feature gates need variables to be set."""
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Answer to a status request."""
+
+    code: int
+    message: str
+    evidence: Origin
+    """Who stands behind this Coordinator's own evidence."""
+
+
+@dataclass(frozen=True, slots=True)
+class SignedManifest:
+    """The manifest as uploaded, with fingerprint (hex) and signature (ASN.1 DER) (protocol, section 5.9)."""
+
+    manifest: bytes
+    fingerprint: str
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class OwnEvidence:
+    """The Coordinator's statement about itself: CA chain (PEM) and a quote over its root certificate."""
+
+    chain_pem: str
+    quote: bytes
+    evidence: Origin
+
+
+class Coordinator:
+    """One running Coordinator. Methods may be called from any task of the loop it was started on."""
+
+    def __init__(self, ports: Ports, names: SubjectNames) -> None:
+        self._ports = ports
+        self._names = names
+        self._state: State | None = None
+        self._queue: list[tuple[Transition, asyncio.Future[State]]] = []
+        self._writer: asyncio.Task[None] | None = None
+        self._quote: tuple[bytes, bytes] | None = None  # root certificate DER, quote over it
+        self._quoting = ThreadPoolExecutor(MAX_OWN_QUOTES_AT_ONCE, "quote")
+        self._quotes_under_way: OrderedDict[bytes, asyncio.Task[bytes]] = OrderedDict()
+        self.listeners: list[Callable[[State], None]] = []
+        """Told of every published state."""
+
+    # -- life ----------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Load or create the state (protocol, section 1.3, step 4); raises if what is stored cannot be trusted."""
+        sealed = await asyncio.to_thread(self._ports.store.load)
+        state = self._fresh() if sealed is None else await asyncio.to_thread(self._load, sealed)
+        if state.phase is Phase.ACCEPTING_MARBLES:
+            await asyncio.to_thread(self._persist, state)
+        self._publish(state)
+
+    async def stop(self) -> None:
+        """Wait for what is being written; quotes under way are given up."""
+        self._quoting.shutdown(wait=False, cancel_futures=True)
+        if self._writer is not None:
+            await asyncio.gather(self._writer, return_exceptions=True)
+
+    @property
+    def state(self) -> State:
+        """The present snapshot."""
+        if self._state is None:
+            raise WrongPhase("the Coordinator is not initialized")
+        return self._state
+
+    def _inputs(self) -> Inputs:
+        return Inputs(at=self._ports.clock(), entropy=self._ports.entropy)
+
+    def _fresh(self) -> State:
+        return start_state(self._names, self._inputs())
+
+    # -- questions -----------------------------------------------------------------------------------------------
+
+    def status(self) -> Status:
+        """Where in its life the Coordinator is."""
+        phase = self.state.phase
+        return Status(int(phase), PHASE_MESSAGES[phase], self._ports.issuer.origin)
+
+    def signed_manifest_or_none(self) -> SignedManifest | None:
+        """The active manifest, if one is set."""
+        deployment = self.state.deployment
+        if deployment is None:
+            return None
+        fingerprint = hashlib.sha256(deployment.manifest).hexdigest()
+        return SignedManifest(deployment.manifest, fingerprint, deployment.signature)
+
+    def signed_manifest(self) -> SignedManifest:
+        """The active manifest; raises NotFound if none is set."""
+        signed = self.signed_manifest_or_none()
+        if signed is None:
+            raise NotFound("no manifest is set")
+        return signed
+
+    async def own_evidence(self, nonce: bytes) -> OwnEvidence:
+        """The statement over the root certificate, and over ``nonce`` if one is given (protocol, section 4.2)."""
+        authority = self.state.authority
+        if nonce:
+            quote = await self._issue(authority.root_der + nonce)
+        elif self._quote is not None and self._quote[0] == authority.root_der:
+            quote = self._quote[1]
+        else:
+            quote = await self._issue(authority.root_der)
+            self._quote = (authority.root_der, quote)
+        return OwnEvidence(authority.chain_pem, quote, self._ports.issuer.origin)
+
+    async def _issue(self, message: bytes) -> bytes:
+        """A quote over ``message``; equal requests under way share one."""
+        report_data = report_data_for(message)
+        task = self._quotes_under_way.get(report_data)
+        if task is None:
+            if len(self._quotes_under_way) >= MAX_OWN_QUOTES_UNDER_WAY:
+                raise Unavailable("too many quotes are being made; try again")
+            task = asyncio.create_task(self._issue_one(report_data))
+            self._quotes_under_way[report_data] = task
+            task.add_done_callback(lambda _task: self._quotes_under_way.pop(report_data, None))
+        return await asyncio.shield(task)
+
+    async def _issue_one(self, report_data: bytes) -> bytes:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._quoting, self._ports.issuer.issue, report_data)
+
+    # -- changes -------------------------------------------------------------------------------------------------
+
+    async def set_manifest(self, raw: bytes) -> Mapping[str, bytes]:
+        """Make ``raw`` the manifest; the answer holds one encrypted recovery secret by recovery key name."""
+        environment = self._ports.environment
+        return await self._change(lambda state, inputs: set_manifest(state, raw, inputs, environment))
+
+    async def _change(self, command: Callable[[State, Inputs], Outcome[T]]) -> T:
+        """Run a command in a thread on the present snapshot and commit what it decided."""
+        for _ in range(MAX_DECISIONS):
+            base = self.state
+            outcome = await asyncio.to_thread(command, base, self._inputs())
+            if outcome.state is not base:
+                try:
+                    await self._commit(_replacing(base, outcome.state))
+                except Conflict:
+                    continue
+            self._tell(outcome.events)
+            return outcome.reply
+        raise Conflict("the state kept changing while the request was decided; send it again")
+
+    # -- activation ----------------------------------------------------------------------------------------------
+
+    async def activate(self, request: ActivationRequest, client_certificate: bytes | None) -> Activated:
+        """Admit a Marble and make everything it runs with; raises ActivationRefused (protocol, section 2.4)."""
+        try:
+            return await self._activate(request, client_certificate)
+        except ActivationRefused as refusal:
+            fields = {"marbleType": request.marble_type[:256], "stage": refusal.stage.value, "reason": str(refusal)}
+            _log.warning("marble activation refused", extra={"fields": fields})
+            raise
+
+    async def _activate(self, request: ActivationRequest, client_certificate: bytes | None) -> Activated:
+        at = self._ports.clock()
+        state = self.state
+        message = check_request(state, request, client_certificate)
+        verdict = await self._verify(request.quote, at)
+        for _ in range(MAX_DECISIONS):
+            state = self.state
+            inputs = Inputs(at, self._ports.entropy)
+            admit(state, request, message, verdict, self._ports.admission)
+            if needs_rsa(state, request.marble_type):
+                outcome = await asyncio.to_thread(activate, state, request, inputs)
+            else:
+                outcome = activate(state, request, inputs)
+            if outcome.state is not state:
+                try:
+                    await self._commit(count_activation(state, request.marble_type))
+                except Conflict:
+                    continue
+                except ActivationRefused:
+                    raise
+                except MarbleRunError as error:
+                    raise ActivationRefused(Stage.COMMIT, str(error)) from error
+            self._tell(outcome.events)
+            return outcome.reply
+        raise ActivationRefused(Stage.COMMIT, "the state kept changing during the activation; try again")
+
+    async def _verify(self, evidence: bytes, at: datetime) -> Verdict:
+        """The verdict on a Marble's evidence; the last I/O before it is judged."""
+        registry = self._ports.registry
+        try:
+            key = registry.collateral_key(evidence)
+            collateral = None
+            if key is not None:
+                if self._ports.collateral is None:
+                    raise Unavailable("no collateral service is configured; set EDG_PCCS_URL")
+                collateral = await self._ports.collateral.fetch(key)
+            return registry.verify(evidence, collateral, at)
+        except MarbleRunError as error:
+            raise ActivationRefused(Stage.EVIDENCE, f"marble verification failed: {error}") from error
+
+    # -- the one writer ------------------------------------------------------------------------------------------
+
+    async def _commit(self, transition: Transition) -> State:
+        """Apply a change and wait until it is durable; raises what the transition or the store raises."""
+        future: asyncio.Future[State] = asyncio.get_running_loop().create_future()
+        self._queue.append((transition, future))
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.create_task(self._write_all())
+        return await future
+
+    async def _write_all(self) -> None:
+        while self._queue:
+            batch, self._queue = self._queue, []
+            await self._write(batch)
+
+    async def _write(self, batch: Sequence[tuple[Transition, asyncio.Future[State]]]) -> None:
+        """Apply a batch of changes in order and make them durable in one write; each gets its own answer."""
+        base = state = self.state
+        applied: list[asyncio.Future[State]] = []
+        for transition, future in batch:
+            if future.done():  # the caller is gone
+                continue
+            try:
+                state = transition(state)
+            except Exception as error:
+                future.set_exception(error)
+                continue
+            applied.append(future)
+        try:
+            if state is not base:
+                await asyncio.to_thread(self._persist, state)
+        except Exception as error:
+            for future in applied:
+                if not future.done():
+                    future.set_exception(error)
+            return
+        self._publish(state)
+        for future in applied:
+            if not future.done():
+                future.set_result(state)
+
+    def _publish(self, state: State) -> None:
+        if state is self._state:
+            return
+        self._state = state
+        for listener in self.listeners:
+            listener(state)
+
+    def _tell(self, events: Sequence[Event]) -> None:
+        for event in events:
+            _log.info(event.message, extra={"fields": dict(event.fields)})
+
+    # -- sealing -------------------------------------------------------------------------------------------------
+
+    def _persist(self, state: State) -> None:
+        """Seal and store, unless there is nothing to keep yet or the manifest says to keep nothing (protocol, 10.2)."""
+        deployment, data_key = state.deployment, state.data_key
+        if deployment is None or data_key is None or state.phase is not Phase.ACCEPTING_MARBLES:
+            return
+        mode = seal_mode(deployment.config.seal_mode)
+        if mode is SealMode.DISABLED:
+            return
+        nonce = self._ports.entropy.token(12)
+        data = build_sealed_data(data_key.key, data_key.recovery_data, encode_state(state), nonce)
+        key = self._ports.sealer.seal(data_key.key, mode, hashlib.sha256(data).digest())
+        self._ports.store.save(data, key)
+
+    def _load(self, sealed: Sealed) -> State:
+        """Open a stored state (protocol, section 10.5); a data key that does not open means recovery."""
+        parsed = parse_sealed_data(sealed.data)
+        key = self._unseal(sealed)
+        if key is None:
+            return recovery_state(self._names, parsed.recovery_data, self._inputs())
+        try:
+            entries = open_sealed_data(key, sealed.data)
+            state = decode_state(entries)
+        except (Malformed, Untrusted) as error:
+            raise Untrusted(f"the sealed state is damaged: {error}", step="sealed-state") from error
+        if state.deployment is None:
+            return self._fresh()
+        return replace(state, data_key=DataKey(key, parsed.recovery_data))
+
+    def _unseal(self, sealed: Sealed) -> bytes | None:
+        additional = hashlib.sha256(sealed.data).digest()
+        reason = "there is no sealed key"
+        for candidate in sealed.keys:
+            try:
+                return self._ports.sealer.unseal(candidate, additional)
+            except MarbleRunError as error:
+                reason = str(error)
+        _log.warning("the sealed state cannot be opened on this machine", extra={"fields": {"reason": reason}})
+        return None
+
+
+def _replacing(base: State, new: State) -> Transition:
+    def transition(current: State) -> State:
+        if current is not base:
+            raise Conflict("the state changed meanwhile")
+        return new
+
+    return transition

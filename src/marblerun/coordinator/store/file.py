@@ -1,0 +1,142 @@
+"""The file store: ``sealed_data`` and ``sealed_key`` in one directory (protocol, sections 10.1 and 10.5).
+
+Two files cannot be replaced in one step. So the new key is first made durable under an interim name that says which
+data it belongs to; then renaming ``sealed_data`` is the moment of truth; then the key gets its final name. Whatever
+survives a crash, the data that is there opens with one of the two keys that are there, and the next save gives that key
+its name before it begins, so that a second crash does no more harm than the first. One older generation stays as
+``*.old``.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import Final
+
+from marblerun.coordinator.store import Sealed
+from marblerun.errors import Misconfigured, Unavailable
+from marblerun.wire.limits import MAX_SEALED_STATE_BYTES
+
+DATA: Final = "sealed_data"
+KEY: Final = "sealed_key"
+_INTERIM: Final = re.compile(r"sealed_key\.[0-9a-f]{32}")
+_LOCK: Final = "lock"
+
+
+class FileStore:
+    """A sealed state in a directory that belongs to one Coordinator at a time."""
+
+    def __init__(self, directory: Path) -> None:
+        """Create the directory (mode 0700) if it is missing and take its lock; raises Misconfigured."""
+        self._directory = directory
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise Misconfigured(
+                f"the state directory {directory} cannot be used ({error.strerror}); "
+                "set EDG_COORDINATOR_SEAL_DIR to a directory this process may write"
+            ) from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.ENOSYS, errno.EOPNOTSUPP):
+                return  # this file system (or library OS) has no locks
+            os.close(self._lock)
+            raise Misconfigured(
+                f"another Coordinator uses the state directory {directory}; stop it or choose another directory"
+            ) from error
+
+    def close(self) -> None:
+        """Give the directory free."""
+        os.close(self._lock)
+
+    def load(self) -> Sealed | None:
+        """The stored state with every key that may belong to it; ``None`` if there is none."""
+        data = self._read(DATA)
+        if data is None:
+            return None
+        keys = (self._read(KEY), self._read(_interim_key(data)))
+        return Sealed(data, tuple(key for key in keys if key is not None))
+
+    def save(self, data: bytes, key: bytes) -> None:
+        """Make ``data`` with ``key`` the stored state, durably."""
+        try:
+            self._settle()
+            self._write_temporary(DATA, data)
+            self._write_temporary(KEY, key)
+            self._rename(f"{KEY}.tmp", _interim_key(data))
+            self._keep_old(DATA)
+            self._sync_directory()
+            self._rename(f"{DATA}.tmp", DATA)
+            self._sync_directory()
+            self._settle()
+            self._remove_strays()
+        except OSError as error:
+            raise Unavailable(f"the state could not be written to {self._directory}: {error.strerror}") from error
+
+    def _settle(self) -> None:
+        """Give the key of the present data its final name, if it has only its interim name yet."""
+        data = self._read(DATA)
+        if data is not None and (self._directory / _interim_key(data)).exists():
+            self._keep_old(KEY)
+            self._rename(_interim_key(data), KEY)
+            self._sync_directory()
+
+    def _remove_strays(self) -> None:
+        """Remove keys of data that a crash kept from ever being the state."""
+        for path in self._directory.iterdir():
+            if _INTERIM.fullmatch(path.name):
+                path.unlink()
+
+    def _read(self, name: str) -> bytes | None:
+        try:
+            descriptor = os.open(self._directory / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise Unavailable(f"{self._directory / name} cannot be read: {error.strerror}") from error
+        try:
+            with os.fdopen(descriptor, "rb") as file:
+                # A size that is wrong is refused before that much is read.
+                too_large = os.fstat(file.fileno()).st_size > MAX_SEALED_STATE_BYTES
+                content = b"" if too_large else file.read(MAX_SEALED_STATE_BYTES + 1)
+        except OSError as error:
+            raise Unavailable(f"{self._directory / name} cannot be read: {error.strerror}") from error
+        if too_large or len(content) > MAX_SEALED_STATE_BYTES:
+            raise Unavailable(f"{self._directory / name} is larger than any state can be")
+        return content
+
+    def _write_temporary(self, name: str, content: bytes) -> None:
+        path = self._directory / f"{name}.tmp"
+        path.unlink(missing_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _keep_old(self, name: str) -> None:
+        """Keep the present generation under ``.old``: as a copy, since library OSes have no hard links."""
+        current = self._read(name)
+        if current is not None:
+            self._write_temporary(f"{name}.old", current)
+            self._rename(f"{name}.old.tmp", f"{name}.old")
+
+    def _rename(self, source: str, target: str) -> None:
+        (self._directory / source).replace(self._directory / target)
+
+    def _sync_directory(self) -> None:
+        descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _interim_key(data: bytes) -> str:
+    return f"{KEY}.{hashlib.sha256(data).hexdigest()[:32]}"
