@@ -1,0 +1,217 @@
+"""The client of one Coordinator: every call of its API, blocking and asynchronous.
+
+Whom they talk to is decided before: they take a :class:`~marblerun.client.pinning.PinnedRoot`, which
+:func:`marblerun.client.attest` or the certificate cache gives, or the named and loud
+:data:`~marblerun.client.pinning.UNVERIFIED`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from types import TracebackType
+from typing import Self, TypeVar
+
+from marblerun.client import calls
+from marblerun.client.pinning import Credentials, PeerTrust
+from marblerun.client.replies import (
+    ManifestView,
+    PendingUpdate,
+    RecoveryKey,
+    RecoveryReply,
+    Secrets,
+    SignedQuote,
+    Status,
+    UpdateReply,
+    UserSecret,
+)
+from marblerun.client.rest import Reply, Request
+from marblerun.client.transport import AsyncTransport, Endpoint, TimeOuts, Transport
+
+T = TypeVar("T")
+Conversation = Generator[Request, Reply, T]
+
+
+def converse(transport: Transport, conversation: Conversation[T]) -> T:
+    """Drives one conversation over a blocking transport."""
+    try:
+        request = next(conversation)
+        while True:
+            request = conversation.send(transport.exchange(request))
+    except StopIteration as end:
+        result: T = end.value
+        return result
+
+
+async def converse_async(transport: AsyncTransport, conversation: Conversation[T]) -> T:
+    """Drives one conversation over an asynchronous transport."""
+    try:
+        request = next(conversation)
+        while True:
+            request = conversation.send(await transport.exchange(request))
+    except StopIteration as end:
+        result: T = end.value
+        return result
+
+
+class Client:
+    """The blocking client; close it, or use it in ``with``. Calls and errors: :mod:`marblerun.client.calls`."""
+
+    def __init__(
+        self,
+        endpoint: str,
+        trust: PeerTrust,
+        *,
+        credentials: Credentials | None = None,
+        times: TimeOuts | None = None,
+    ) -> None:
+        self._transport = Transport(Endpoint.parse(endpoint), trust, credentials, times)
+
+    def status(self) -> Status:
+        """The Coordinator's state."""
+        return converse(self._transport, calls.status())
+
+    def manifest_get(self) -> ManifestView:
+        """The active manifest with fingerprint and signature."""
+        return converse(self._transport, calls.manifest_get())
+
+    def manifest_set(self, manifest: bytes) -> Mapping[str, bytes]:
+        """Sets the first manifest (JSON bytes); encrypted recovery secrets by key name come back."""
+        return converse(self._transport, calls.manifest_set(manifest))
+
+    def manifest_log(self) -> tuple[str, ...]:
+        """The update log, one JSON text per entry."""
+        return converse(self._transport, calls.manifest_log())
+
+    def update_apply(self, manifest: bytes) -> UpdateReply:
+        """Starts an update. Needs a user's credentials."""
+        return converse(self._transport, calls.update_apply(manifest))
+
+    def update_get(self) -> PendingUpdate:
+        """The pending update."""
+        return converse(self._transport, calls.update_get())
+
+    def update_acknowledge(self, manifest: bytes) -> UpdateReply:
+        """Acknowledges the pending update. Needs a user's credentials."""
+        return converse(self._transport, calls.update_acknowledge(manifest))
+
+    def update_cancel(self) -> str:
+        """Cancels the pending update. Needs a user's credentials."""
+        return converse(self._transport, calls.update_cancel())
+
+    def secrets_get(self, names: Sequence[str]) -> Secrets:
+        """Reads secrets. Needs a user's credentials."""
+        return converse(self._transport, calls.secrets_get(names))
+
+    def secrets_set(self, secrets: Mapping[str, UserSecret]) -> None:
+        """Uploads values of user-defined secrets. Needs a user's credentials."""
+        return converse(self._transport, calls.secrets_set(secrets))
+
+    def recover(self, secret: bytes, signature: bytes) -> RecoveryReply:
+        """Hands in one recovery secret with its signature."""
+        return converse(self._transport, calls.recover(secret, signature))
+
+    def recovery_public_key(self) -> RecoveryKey:
+        """The Coordinator's ephemeral key of this recovery."""
+        return converse(self._transport, calls.recovery_public_key())
+
+    def sign_quote(self, quote: bytes) -> SignedQuote:
+        """Lets the Coordinator verify an SGX quote and sign the status it found."""
+        return converse(self._transport, calls.sign_quote(quote))
+
+    def monotonic_counter(self, name: str, value: int) -> int:
+        """Raises a Marble's counter; its value before comes back. Needs a Marble's credentials."""
+        return converse(self._transport, calls.monotonic_counter(name, value))
+
+    def close(self) -> None:
+        """Closes all connections."""
+        self._transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class AsyncClient:
+    """The asynchronous client; close it, or use it in ``async with``. The calls are those of :class:`Client`."""
+
+    def __init__(
+        self,
+        endpoint: str,
+        trust: PeerTrust,
+        *,
+        credentials: Credentials | None = None,
+        times: TimeOuts | None = None,
+    ) -> None:
+        self._transport = AsyncTransport(Endpoint.parse(endpoint), trust, credentials, times)
+
+    async def status(self) -> Status:
+        """As :meth:`Client.status`."""
+        return await converse_async(self._transport, calls.status())
+
+    async def manifest_get(self) -> ManifestView:
+        """As :meth:`Client.manifest_get`."""
+        return await converse_async(self._transport, calls.manifest_get())
+
+    async def manifest_set(self, manifest: bytes) -> Mapping[str, bytes]:
+        """As :meth:`Client.manifest_set`."""
+        return await converse_async(self._transport, calls.manifest_set(manifest))
+
+    async def manifest_log(self) -> tuple[str, ...]:
+        """As :meth:`Client.manifest_log`."""
+        return await converse_async(self._transport, calls.manifest_log())
+
+    async def update_apply(self, manifest: bytes) -> UpdateReply:
+        """As :meth:`Client.update_apply`."""
+        return await converse_async(self._transport, calls.update_apply(manifest))
+
+    async def update_get(self) -> PendingUpdate:
+        """As :meth:`Client.update_get`."""
+        return await converse_async(self._transport, calls.update_get())
+
+    async def update_acknowledge(self, manifest: bytes) -> UpdateReply:
+        """As :meth:`Client.update_acknowledge`."""
+        return await converse_async(self._transport, calls.update_acknowledge(manifest))
+
+    async def update_cancel(self) -> str:
+        """As :meth:`Client.update_cancel`."""
+        return await converse_async(self._transport, calls.update_cancel())
+
+    async def secrets_get(self, names: Sequence[str]) -> Secrets:
+        """As :meth:`Client.secrets_get`."""
+        return await converse_async(self._transport, calls.secrets_get(names))
+
+    async def secrets_set(self, secrets: Mapping[str, UserSecret]) -> None:
+        """As :meth:`Client.secrets_set`."""
+        return await converse_async(self._transport, calls.secrets_set(secrets))
+
+    async def recover(self, secret: bytes, signature: bytes) -> RecoveryReply:
+        """As :meth:`Client.recover`."""
+        return await converse_async(self._transport, calls.recover(secret, signature))
+
+    async def recovery_public_key(self) -> RecoveryKey:
+        """As :meth:`Client.recovery_public_key`."""
+        return await converse_async(self._transport, calls.recovery_public_key())
+
+    async def sign_quote(self, quote: bytes) -> SignedQuote:
+        """As :meth:`Client.sign_quote`."""
+        return await converse_async(self._transport, calls.sign_quote(quote))
+
+    async def monotonic_counter(self, name: str, value: int) -> int:
+        """As :meth:`Client.monotonic_counter`."""
+        return await converse_async(self._transport, calls.monotonic_counter(name, value))
+
+    async def close(self) -> None:
+        """Closes all connections."""
+        await self._transport.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()

@@ -1,0 +1,118 @@
+"""What a Coordinator's refusal becomes here: one error per HTTP status, each below the class of our tree that fits.
+
+::
+
+    ApiError (MarbleRunError)        status, method, url, message; any status that has no class of its own
+    ├── BadRequest (Malformed)       400
+    ├── Unauthorized (Denied)        401
+    ├── Forbidden (Denied)           403, a feature that the manifest does not switch on
+    ├── NothingThere (NotFound)      404, no update is pending
+    ├── NotOffered                   405, an unknown path or method; the reason to try the older API
+    ├── Gone                         410
+    ├── NotInThisState (WrongPhase)  500 with the fixed text for a wrong state
+    └── Overloaded (Unavailable)     429, 502, 503, 504
+
+Source: protocol, sections 7.3, 7.4 and 14.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from marblerun.errors import Denied, Malformed, MarbleRunError, NotFound, Unavailable, WrongPhase
+
+MAX_MESSAGE: Final = 2000
+"""Characters of a server's message that are shown."""
+WRONG_STATE: Final = "server is not in expected state"
+
+
+class ApiError(MarbleRunError):
+    """The Coordinator answered, and the answer is no."""
+
+    code = "api"
+
+    def __init__(self, message: str, *, status: int, method: str, url: str, data: object = None) -> None:
+        MarbleRunError.__init__(self, message)
+        self.status = status
+        self.method = method
+        self.url = url
+        self.data = data
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.url}: {self.status} {self.message}".rstrip()
+
+
+class BadRequest(ApiError, Malformed):
+    """400: the Coordinator could not use what was sent."""
+
+    where = ""
+
+
+class Unauthorized(ApiError, Denied):
+    """401: no user or Marble of this deployment stands behind the client certificate that was shown."""
+
+    mismatches: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.url}: authorizing user: {self.message}"
+
+
+class Forbidden(ApiError, Denied):
+    """403: the manifest in force does not switch this feature on."""
+
+    mismatches: tuple[str, ...] = ()
+
+
+class NothingThere(ApiError, NotFound):
+    """404: what was asked for does not exist, for example a pending update."""
+
+
+class NotOffered(ApiError):
+    """405: this Coordinator does not know the path or the method."""
+
+    code = "not-offered"
+
+
+class Gone(ApiError):
+    """410: the Coordinator no longer offers this; its message names the successor."""
+
+    code = "gone"
+
+
+class NotInThisState(ApiError, WrongPhase):
+    """The Coordinator has to be in another state for this call."""
+
+
+class Overloaded(ApiError, Unavailable):
+    """The Coordinator, or something in front of it, cannot serve the call now."""
+
+
+_BY_STATUS: Final[dict[int, type[ApiError]]] = {
+    400: BadRequest,
+    401: Unauthorized,
+    403: Forbidden,
+    404: NothingThere,
+    405: NotOffered,
+    410: Gone,
+    429: Overloaded,
+    502: Overloaded,
+    503: Overloaded,
+    504: Overloaded,
+}
+
+
+def from_status(status: int, message: str, *, method: str, url: str, data: object = None) -> ApiError:
+    """The error for an HTTP status other than 200; the message is shortened and freed of control characters."""
+    kind = _BY_STATUS.get(status, ApiError)
+    if WRONG_STATE in message and kind in (ApiError, BadRequest):
+        kind = NotInThisState
+    text = printable(message)
+    if kind is NotOffered and not text:
+        text = "this Coordinator does not offer that"
+    return kind(text, status=status, method=method, url=url, data=data)
+
+
+def printable(text: str) -> str:
+    """Text of a peer, safe for a terminal: control characters become spaces, the length has an end."""
+    clean = "".join(char if char.isprintable() else " " for char in text[:MAX_MESSAGE])
+    return clean.strip()
