@@ -20,7 +20,7 @@ ME = os.getuid()
 
 def write(files: Mapping[str, bytes], root: Path, *, system_owner: int = -1) -> None:
     """Write below ``root``; no user's links are the system's unless a test says whose."""
-    write_files(plan_files(files, Path("/work")), root, system_owner)
+    write_files(plan_files(files, Path("/cwd")), root, system_owner)
 
 
 def content_of(root: Path) -> dict[str, bytes]:
@@ -63,7 +63,7 @@ def test_a_reader_of_the_old_file_never_sees_a_half_written_new_one(tmp_path: Pa
 
 def test_relative_paths_start_in_the_working_directory_and_dots_and_double_slashes_mean_nothing(tmp_path: Path) -> None:
     write({"./data//x": b"1", "/a/./b": b"2", "y": b""}, tmp_path)
-    assert content_of(tmp_path) == {"work/data/x": b"1", "a/b": b"2", "work/y": b""}
+    assert content_of(tmp_path) == {"cwd/data/x": b"1", "a/b": b"2", "cwd/y": b""}
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_paths_that_escape_or_name_no_file_are_refused_before_anything_is_writte
 @pytest.mark.parametrize(
     "paths",
     [
-        ("/work/x", "x"),
+        ("/cwd/x", "x"),
         ("/a/b", "/a//b"),
         ("/Key", "/key"),
         ("/stra\u00dfe", "/STRASSE"),
@@ -142,12 +142,12 @@ def test_a_link_of_the_system_is_followed(target: str, tmp_path: Path) -> None:
 
 
 def test_a_link_in_a_directory_that_others_may_write_is_nobodys_system(tmp_path: Path) -> None:
-    (tmp_path / "shared").mkdir()
-    (tmp_path / "shared").chmod(0o1777)
+    (tmp_path / "common").mkdir()
+    (tmp_path / "common").chmod(0o1777)
     (tmp_path / "real").mkdir()
-    (tmp_path / "shared/link").symlink_to("/real")
+    (tmp_path / "common/link").symlink_to("/real")
     with pytest.raises(Denied):
-        write({"/shared/link/s": b"1"}, tmp_path, system_owner=ME)
+        write({"/common/link/s": b"1"}, tmp_path, system_owner=ME)
     assert content_of(tmp_path) == {}
 
 
@@ -233,7 +233,7 @@ def test_no_temporary_file_and_no_descriptor_is_left(tmp_path: Path) -> None:
 )
 def test_any_set_of_paths_is_planned_inside_the_root_or_refused(files: dict[str, bytes]) -> None:
     try:
-        planned = plan_files(files, Path("/work"))
+        planned = plan_files(files, Path("/cwd"))
     except MarbleRunError:
         return
     assert len(planned) == len(files)

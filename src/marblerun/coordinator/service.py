@@ -13,7 +13,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from typing import Final, TypeVar
 
@@ -23,6 +23,7 @@ from marblerun.attestation.issue import EvidenceIssuer
 from marblerun.attestation.model import Origin, Verdict
 from marblerun.attestation.registry import Registry
 from marblerun.coordinator.commands import Event, Inputs, Outcome
+from marblerun.coordinator.commands.acknowledge_update import acknowledge_update
 from marblerun.coordinator.commands.activate import (
     Activated,
     ActivationRefused,
@@ -34,10 +35,16 @@ from marblerun.coordinator.commands.activate import (
     count_activation,
     needs_rsa,
 )
+from marblerun.coordinator.commands.caller import Operation, require_caller, require_deployment
+from marblerun.coordinator.commands.cancel_update import cancel_update
+from marblerun.coordinator.commands.read_secrets import read_secrets
 from marblerun.coordinator.commands.set_manifest import set_manifest
 from marblerun.coordinator.commands.start import recovery_state, start_state
+from marblerun.coordinator.commands.update_manifest import update_manifest
+from marblerun.coordinator.commands.update_reply import NoUpdateInProgress, UpdateReply
+from marblerun.coordinator.commands.write_secrets import write_secrets
 from marblerun.coordinator.seal import KeySealer, SealMode, seal_mode
-from marblerun.coordinator.state import PHASE_MESSAGES, DataKey, Phase, State
+from marblerun.coordinator.state import PHASE_MESSAGES, DataKey, Deployment, PendingUpdate, Phase, State
 from marblerun.coordinator.store import Sealed, Store
 from marblerun.coordinator.store.entries import decode_state, encode_state
 from marblerun.errors import Conflict, Malformed, MarbleRunError, NotFound, Unavailable, Untrusted, WrongPhase
@@ -45,6 +52,8 @@ from marblerun.pki.issue import Entropy
 from marblerun.pki.profiles import SubjectNames
 from marblerun.policy.admission import Admission
 from marblerun.secrets.box import build_sealed_data, open_sealed_data, parse_sealed_data
+from marblerun.secrets.model import Secret
+from marblerun.secrets.upload import SecretUpload
 
 _log = logging.getLogger(__name__)
 
@@ -205,6 +214,52 @@ class Coordinator:
         environment = self._ports.environment
         return await self._change(lambda state, inputs: set_manifest(state, raw, inputs, environment))
 
+    def authorize(self, operation: Operation, leaf: bytes | None) -> None:
+        """Look at the caller before the rest of a request is; raises Unauthorized or Denied.
+
+        The command looks again, at the state that it decides on.
+        """
+        require_caller(self.state, leaf, operation)
+
+    async def read_secrets(self, leaf: bytes | None, names: Sequence[str]) -> Mapping[str, Secret]:
+        """The named secrets, for a user who may read them."""
+        outcome = read_secrets(self.state, leaf, names)
+        self._tell(outcome.events)
+        return outcome.reply
+
+    async def write_secrets(self, leaf: bytes | None, uploads: Mapping[str, SecretUpload]) -> None:
+        """Store values of user-defined secrets, for a user who may write them."""
+        await self._change(lambda state, inputs: write_secrets(state, leaf, uploads, inputs))
+
+    def update_log(self) -> str:
+        """The update log: one JSON object a line; raises WrongPhase where no manifest is in force."""
+        require_deployment(self.state)
+        return self.state.update_log
+
+    def pending_update(self) -> PendingUpdate:
+        """The update that waits for acknowledgments; raises NoUpdateInProgress."""
+        pending = self.state.pending_update
+        if pending is None:
+            raise NoUpdateInProgress
+        return pending
+
+    async def update_manifest(self, leaf: bytes | None, raw: bytes) -> UpdateReply:
+        """Start an update; it is in force at once if nobody else has to agree."""
+        environment = self._ports.environment
+        return await self._change(lambda state, inputs: update_manifest(state, leaf, raw, inputs, environment))
+
+    async def acknowledge_update(self, leaf: bytes | None, raw: bytes) -> UpdateReply:
+        """Agree to the pending update; if it then cannot be applied it is gone, and the reason is raised."""
+        environment = self._ports.environment
+        reply = await self._change(lambda state, inputs: acknowledge_update(state, leaf, raw, inputs, environment))
+        if reply.failure is not None:
+            raise reply.failure
+        return reply
+
+    async def cancel_update(self, leaf: bytes | None) -> str:
+        """Drop the pending update; the answer is for people."""
+        return await self._change(lambda state, inputs: cancel_update(state, leaf, inputs))
+
     async def _change(self, command: Callable[[State, Inputs], Outcome[T]]) -> T:
         """Run a command in a thread on the present snapshot and commit what it decided."""
         for _ in range(MAX_DECISIONS):
@@ -320,7 +375,8 @@ class Coordinator:
 
     def _tell(self, events: Sequence[Event]) -> None:
         for event in events:
-            _log.info(event.message, extra={"fields": dict(event.fields)})
+            level = logging.WARNING if event.warning else logging.INFO
+            _log.log(level, event.message, extra={"fields": dict(event.fields)})
 
     # -- sealing -------------------------------------------------------------------------------------------------
 
@@ -329,13 +385,30 @@ class Coordinator:
         deployment, data_key = state.deployment, state.data_key
         if deployment is None or data_key is None or state.phase is not Phase.ACCEPTING_MARBLES:
             return
-        mode = seal_mode(deployment.config.seal_mode)
+        mode = self._mode_of(deployment)
         if mode is SealMode.DISABLED:
             return
         nonce = self._ports.entropy.token(12)
         data = build_sealed_data(data_key.key, data_key.recovery_data, encode_state(state), nonce)
         key = self._ports.sealer.seal(data_key.key, mode, hashlib.sha256(data).digest())
         self._ports.store.save(data, key)
+
+    def _mode_of(self, deployment: Deployment) -> SealMode:
+        """How to seal: as the manifest says, from the very change on that brings it.
+
+        The change to Disabled itself is written once more, as before it. Otherwise a restart would bring the old
+        manifest back, with the users and packages that were meant to be gone (protocol, section 12.3, no. 32).
+        """
+        mode = seal_mode(deployment.config.seal_mode)
+        before = self._state.deployment if self._state is not None else None
+        if mode is not SealMode.DISABLED or before is None:
+            return mode
+        earlier = seal_mode(before.config.seal_mode)
+        if earlier is not SealMode.DISABLED:
+            _log.warning(
+                "sealing is disabled from now on: a restart will return to the present state, not to later ones"
+            )
+        return earlier
 
     def _load(self, sealed: Sealed) -> State:
         """Open a stored state (protocol, section 10.5); a data key that does not open means recovery."""
@@ -365,9 +438,21 @@ class Coordinator:
 
 
 def _replacing(base: State, new: State) -> Transition:
+    """From ``base`` to ``new``, also where nothing but activations was counted since; else the change is a Conflict.
+
+    Without this an update, which takes a while, would never get through while Marbles keep starting.
+    """
+
     def transition(current: State) -> State:
-        if current is not base:
-            raise Conflict("the state changed meanwhile")
-        return new
+        if current is base:
+            return new
+        if new.activations is base.activations and _differ_in(base, current) <= {"activations"}:
+            return replace(new, activations=current.activations)
+        raise Conflict("the state changed meanwhile")
 
     return transition
+
+
+def _differ_in(one: State, other: State) -> set[str]:
+    """Names of the fields that are not the same objects."""
+    return {f.name for f in fields(State) if getattr(one, f.name) is not getattr(other, f.name)}

@@ -61,7 +61,7 @@ _SECRET: Final = struct(
     ("Private", "private", byte_string),
     ("Public", "public", byte_string),
 )
-_UPLOADS: Final = mapping(
+UPLOAD_MAP: Final = mapping(
     struct(
         SecretUpload,
         ("Cert", "certificate", _CERTIFICATE),
@@ -69,6 +69,7 @@ _UPLOADS: Final = mapping(
         ("Key", "key", byte_string),
     )
 )
+"""The entries of an upload by secret name, for JSON that holds them."""
 
 
 def secret_object(secret: Secret) -> Struct:
@@ -108,7 +109,7 @@ def decode_uploads(data: bytes, *, stream: bool = False) -> dict[str, SecretUplo
     ``stream`` ignores what follows the first JSON value, as the reference's v2 endpoint does; without it, as in v1,
     that is an error.
     """
-    uploads = unmarshal_first(data, _UPLOADS) if stream else unmarshal(data, _UPLOADS)
+    uploads = unmarshal_first(data, UPLOAD_MAP) if stream else unmarshal(data, UPLOAD_MAP)
     if not uploads:
         raise Malformed("expected at least one secret")
     return uploads

@@ -63,6 +63,7 @@ def test_previous_and_reserved_secrets_are_told_apart() -> None:
         "{{$x := 1}}{{$x = .Secrets}}{{hex $x.a}}",
         "{{$x := .Secrets}}{{if 1}}{{$x := 2}}{{end}}{{hex $x.a}}",
         "{{(and 1 .Secrets).a}}",
+        "{{(.Secrets | and 1).a}}",
     ],
 )
 def test_template_that_may_ask_for_any_secret_is_dynamic(text: str) -> None:

@@ -46,6 +46,11 @@ Source: protocol, section 8.2.
 UNAUTHORIZED: Final = "unauthorized user: this needs the client certificate of a user of the manifest in force"
 
 
+# Callers choose the names that a refusal repeats.
+_SHOWN_NAME: Final = 200
+_SHOWN_NAMES: Final = 20
+
+
 class Unauthorized(Denied):
     """The caller is not a user."""
 
@@ -79,7 +84,8 @@ def require_granted(user: User, operation: Operation, permission: str, names: It
     """
     missing = tuple(sorted(name for name in set(names) if not is_granted(user, permission, [name])))
     if missing or not is_granted(user, permission):
-        raise _denied(user, operation, tuple(f"no permission for {name[:200]}" for name in missing))
+        told = tuple(f"no permission for {name[:_SHOWN_NAME]}" for name in missing[:_SHOWN_NAMES])
+        raise _denied(user, operation, told)
 
 
 def require_deployment(state: State) -> Deployment:

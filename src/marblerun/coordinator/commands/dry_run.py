@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from marblerun.coordinator.commands.activate import ActivationRefused, templates_of
 from marblerun.coordinator.state import Deployment
 from marblerun.errors import Malformed
 from marblerun.manifest.templates import Template, TemplateData, dry_run_data, stand_in
-from marblerun.secrets.model import Secret
+from marblerun.manifest.templates.dry_run import STAND_IN
+from marblerun.secrets.model import Secret, SecretType
 
 
-def try_templates(deployment: Deployment, uploaded: Mapping[str, Secret] | None = None) -> None:
+def try_templates(
+    deployment: Deployment, uploaded: Mapping[str, Secret] | None = None, *, lenient: bool = False
+) -> None:
     """Execute all templates of all Marbles once; raises Malformed naming the Marble and the parameter.
 
-    User-defined secrets are stand-ins unless ``uploaded`` holds them.
+    User-defined secrets are stand-ins unless ``uploaded`` holds them. ``lenient`` gives symmetric keys a certificate:
+    in a full update the reference replaces them by stand-ins too, so a template may name theirs.
     """
-    secrets = {n: stand_in(s) if s.user_defined else s for n, s in deployment.secrets.items()}
+    secrets = {n: _shown(s, lenient=lenient) for n, s in deployment.secrets.items()}
     data = dry_run_data({**secrets, **(uploaded or {})})
     for name in sorted(deployment.marbles):
         path = f"Marbles.{name}.Parameters"
@@ -31,6 +36,14 @@ def try_templates(deployment: Deployment, uploaded: Mapping[str, Secret] | None 
                 value = _try(content, where, data) if isinstance(content, Template) else content
                 if kind == "Env" and not isinstance(content, Template) and b"\0" in value:
                     raise Malformed("the value of an environment variable contains a NUL byte", where=where)
+
+
+def _shown(secret: Secret, *, lenient: bool) -> Secret:
+    if secret.user_defined:
+        return stand_in(secret)
+    if lenient and secret.type == SecretType.SYMMETRIC_KEY:
+        return replace(secret, certificate=STAND_IN)
+    return secret
 
 
 def _try(template: Template, where: str, data: TemplateData) -> bytes:

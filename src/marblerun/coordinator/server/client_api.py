@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import replace
 from email.utils import formatdate
 from typing import Final
 
 from marblerun.attestation.model import Origin
+from marblerun.coordinator.commands.caller import Unauthorized
+from marblerun.coordinator.commands.update_reply import NoUpdateInProgress
 from marblerun.coordinator.server import envelope
+from marblerun.coordinator.server.attempts import FailedAttempts
 from marblerun.coordinator.server.exchange import Request, Response, Service
 from marblerun.coordinator.server.problems import INTERNAL_TEXT
+from marblerun.coordinator.server.rest.route import MANIFEST_BODY, BadRequest, Call, Route, base64_text, read_body
+from marblerun.coordinator.server.rest.users_v1 import USERS_V1
+from marblerun.coordinator.server.rest.users_v2 import USERS_V2
 from marblerun.coordinator.server.routing import Routes, clean_path, query_values, redirect, split_target
 from marblerun.coordinator.service import Coordinator
-from marblerun.errors import MarbleRunError
-from marblerun.wire import gojson
+from marblerun.errors import Denied, MarbleRunError
 from marblerun.wire.limits import MAX_REST_BODY_BYTES
 
 _log = logging.getLogger(__name__)
@@ -25,38 +31,13 @@ _log = logging.getLogger(__name__)
 MAX_NONCE_BYTES: Final = 1024
 
 
-class BadRequest(Exception):
-    """The request itself cannot be understood; answered 400 in the manner of its version."""
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A routed request."""
-
-    request: Request
-    query: str
-
-
-Handler = Callable[[Coordinator, Call], Awaitable[Response]]
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """A handler with the manner in which its failures are told."""
-
-    handle: Handler
-    failed: int = 500
-    """HTTP status when the operation itself fails; the reference uses 500 for nearly everything."""
-    jsend_fail: bool = False
-    """Whether client mistakes are JSend ``fail`` (v2) or ``error`` (v1)."""
-
-
 def client_service(coordinator: Coordinator) -> Service:
     """The client listener's requests, answered by ``coordinator``."""
-    routes: Routes[Route] = Routes({**V1, **V2})
+    routes: Routes[Route] = Routes({**V1, **V2, **USERS_V1, **USERS_V2})
+    attempts = FailedAttempts()
 
     async def handle(request: Request) -> Response:
-        response = await _answer(coordinator, routes, request)
+        response = await _answer(coordinator, routes, attempts, request)
         date = formatdate(usegmt=True).encode("ascii")
         return Response(response.status, (*response.headers, (b"date", date)), response.body)
 
@@ -69,7 +50,9 @@ def client_service(coordinator: Coordinator) -> Service:
     )
 
 
-async def _answer(coordinator: Coordinator, routes: Routes[Route], request: Request) -> Response:
+async def _answer(
+    coordinator: Coordinator, routes: Routes[Route], attempts: FailedAttempts, request: Request
+) -> Response:
     split = split_target(request.target)
     if split is None:
         return envelope.error(400, "malformed request target")
@@ -81,18 +64,42 @@ async def _answer(coordinator: Coordinator, routes: Routes[Route], request: Requ
     if route is None:
         return envelope.error(405)
     try:
+        if route.operation is not None:
+            coordinator.authorize(route.operation, request.peer.leaf)
         return await route.handle(coordinator, Call(request, query))
+    except Unauthorized as problem:
+        return _unauthorized(route, attempts, request, str(problem))
+    except NoUpdateInProgress as problem:
+        return envelope.error(404, str(problem))
     except BadRequest as problem:
         return (envelope.fail if route.jsend_fail else envelope.error)(400, str(problem))
     except MarbleRunError as problem:
+        if route.operation is not None and isinstance(problem, Denied):
+            _log.warning("a user was refused", extra={"fields": {"reason": str(problem)}})
         return envelope.error(route.failed, str(problem))
     except Exception:
         _log.exception("a client API handler broke", extra={"path": path})
         return envelope.error(500, INTERNAL_TEXT)
 
 
-def _base64(data: bytes | None) -> str | None:
-    return None if data is None else base64.b64encode(data).decode("ascii")
+def _unauthorized(route: Route, attempts: FailedAttempts, request: Request, text: str) -> Response:
+    """The answer to somebody who is no user; too many from one address are told to wait, and are no longer logged."""
+    answer = envelope.fail if route.jsend_fail else envelope.error
+    wait = attempts.record(request.peer.address)
+    if wait:
+        refused = answer(429, f"unauthorized user: too many failures from this address; wait {wait} s")
+        return replace(refused, headers=(*refused.headers, (b"retry-after", b"%d" % wait)))
+    leaf = request.peer.leaf
+    fields = {
+        "peer": request.peer.address,
+        "operation": route.operation.value if route.operation else "",
+        "certificate": hashlib.sha256(leaf).hexdigest() if leaf else "none",
+    }
+    _log.warning("a caller is not a user", extra={"fields": fields})
+    return answer(401, text)
+
+
+_base64 = base64_text
 
 
 def _evidence(quote: bytes) -> str | None:
@@ -123,8 +130,6 @@ def parse_nonce(query: str) -> bytes:
 
 # -- version 2 ---------------------------------------------------------------------------------------------------
 
-_SET_MANIFEST_BODY: Final = gojson.record(manifest=gojson.byte_string)
-
 
 async def _v2_status(coordinator: Coordinator, _call: Call) -> Response:
     status = coordinator.status()
@@ -143,11 +148,7 @@ async def _v2_get_manifest(coordinator: Coordinator, _call: Call) -> Response:
 
 
 async def _v2_set_manifest(coordinator: Coordinator, call: Call) -> Response:
-    try:
-        body = gojson.unmarshal_first(call.request.body, _SET_MANIFEST_BODY)
-    except MarbleRunError as problem:
-        raise BadRequest(f"the request body cannot be read: {problem}") from None
-    shares = await coordinator.set_manifest(body["manifest"])
+    shares = await coordinator.set_manifest(read_body(call, MANIFEST_BODY)["manifest"])
     return envelope.success({"RecoverySecrets": {name: _base64(share) for name, share in shares.items()}})
 
 

@@ -43,9 +43,14 @@ class ConsoleFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """One line, plus a stack trace if there is one."""
         moment = time.strftime("%H:%M:%S", time.gmtime(record.created))
-        fields = "".join(f" {name}={value}" for name, value in _fields(record).items())
+        fields = "".join(f" {name}={_printable(str(value))}" for name, value in _fields(record).items())
         line = f"{moment} {_level(record).upper():5} {record.getMessage()}{fields}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def _printable(text: str) -> str:
+    """What peers send must not start a new line or move the cursor."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def configure_logging(*, console: bool, debug: bool) -> None:

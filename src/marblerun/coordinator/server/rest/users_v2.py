@@ -1,0 +1,92 @@
+"""Version 2 of what users do: secrets and updates (protocol, section 7.4)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from marblerun.coordinator.commands.caller import Operation
+from marblerun.coordinator.commands.update_reply import UpdateReply, waiting_text
+from marblerun.coordinator.server import envelope
+from marblerun.coordinator.server.exchange import Response
+from marblerun.coordinator.server.rest.route import (
+    MANIFEST_BODY,
+    Call,
+    Route,
+    Table,
+    base64_text,
+    read_body,
+    secret_names,
+)
+from marblerun.coordinator.service import Coordinator
+from marblerun.secrets.codec import UPLOAD_MAP, secret_object
+from marblerun.wire import gojson
+
+_SECRETS_BODY: Final = gojson.record(secrets=UPLOAD_MAP)
+
+
+async def _get_secrets(coordinator: Coordinator, call: Call) -> Response:
+    found = await coordinator.read_secrets(call.leaf, secret_names(call))
+    return envelope.success({"secrets": {name: secret_object(secret) for name, secret in found.items()}})
+
+
+async def _post_secrets(coordinator: Coordinator, call: Call) -> Response:
+    await coordinator.write_secrets(call.leaf, read_body(call, _SECRETS_BODY)["secrets"])
+    return envelope.success(None)
+
+
+async def _get_update(coordinator: Coordinator, _call: Call) -> Response:
+    return envelope.success({"updateLog": coordinator.update_log().removesuffix("\n").split("\n")})
+
+
+async def _post_update(coordinator: Coordinator, call: Call) -> Response:
+    reply = await coordinator.update_manifest(call.leaf, read_body(call, MANIFEST_BODY)["manifest"])
+    return envelope.success(_outcome(reply))
+
+
+async def get_pending(coordinator: Coordinator, _call: Call) -> Response:
+    """The pending update; both versions answer it the same way."""
+    pending = coordinator.pending_update()
+    return envelope.success(
+        {
+            "manifest": base64_text(pending.manifest),
+            "message": waiting_text(pending),
+            "missingUsers": list(pending.missing_users),
+        }
+    )
+
+
+async def _post_pending(coordinator: Coordinator, call: Call) -> Response:
+    reply = await coordinator.acknowledge_update(call.leaf, read_body(call, MANIFEST_BODY)["manifest"])
+    return envelope.success({"message": reply.message, **_outcome(reply)})
+
+
+async def _post_cancel(coordinator: Coordinator, call: Call) -> Response:
+    return envelope.success({"message": await coordinator.cancel_update(call.leaf)})
+
+
+def _outcome(reply: UpdateReply) -> dict[str, object]:
+    """What is missing; recovery secrets only if there are new ones, an empty object if there are no more keys."""
+    data: dict[str, object] = {
+        "missingUsers": list(reply.missing_users) if reply.missing else None,
+        "missingAcknowledgments": reply.missing,
+    }
+    if reply.recovery_secrets is not None:
+        data["recoverySecrets"] = {name: base64_text(share) for name, share in reply.recovery_secrets.items()}
+    return data
+
+
+USERS_V2: Final[Table] = {
+    "/api/v2/secrets": {
+        "GET": Route(_get_secrets, jsend_fail=True, operation=Operation.READ_SECRETS),
+        "POST": Route(_post_secrets, jsend_fail=True, operation=Operation.WRITE_SECRETS),
+    },
+    "/api/v2/update": {
+        "GET": Route(_get_update, jsend_fail=True),
+        "POST": Route(_post_update, jsend_fail=True, operation=Operation.UPDATE),
+    },
+    "/api/v2/update-manifest": {
+        "GET": Route(get_pending, failed=404, jsend_fail=True),
+        "POST": Route(_post_pending, jsend_fail=True, operation=Operation.ACKNOWLEDGE),
+    },
+    "/api/v2/update-cancel": {"POST": Route(_post_cancel, jsend_fail=True, operation=Operation.CANCEL)},
+}
