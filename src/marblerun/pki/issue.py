@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Final, Protocol
 from uuid import UUID
 
@@ -38,6 +39,7 @@ DEFAULT_COMMON_NAME: Final = "MarbleRun Generated Certificate"
 FOREVER: Final = timedelta(microseconds=(2**63 - 1) // 1000)
 _SERIAL_BYTES: Final = 16
 _KEY_ID_BYTES: Final = 20
+_KEY_ID_STAND_IN: Final = bytes(_KEY_ID_BYTES)
 
 _SERVER_AND_CLIENT = ext.extended_key_usage(
     (ext.EXTENDED_KEY_USAGES[ext.SERVER_AUTH], ext.EXTENDED_KEY_USAGES[ext.CLIENT_AUTH])
@@ -202,34 +204,69 @@ def issue_secret_certificate(
     ``Malformed`` for everything in the template that Go refuses: see :func:`extensions.from_template`; also a
     signature algorithm that the issuer's key cannot make and a lifetime that X.509 cannot express.
     """
-    stored = request if isinstance(request, ParsedCertificate) else None
-    template = _with_defaults(template_of(request) if isinstance(request, ParsedCertificate) else request)
-    subject = stored.subject if stored else encode_name(template.subject)
     info = public_key_info(public_key)
-    extensions = ext.from_template(
-        template,
-        critical_names=subject == encode_name(Name()),
-        key_id=template.subject_key_id or (_key_id(info) if template.is_ca else b""),
-        authority_id=issuer.key_id if subject != issuer.name else template.authority_key_id,
-        carried=carried_over(stored) if stored else {},
+    if isinstance(request, ParsedCertificate):
+        profile = _stored_profile(request.der, issuer.name, issuer.key_id)
+    else:
+        profile = _profile(request, None, issuer.name, issuer.key_id)
+    extensions = profile.before_key_id
+    if profile.needs_key_id:
+        extensions = (*extensions, ext.subject_key_id(_key_id(info)).encode())
+    return _sign(
+        issuer.key,
+        issuer=issuer.name,
+        subject=profile.subject,
+        public_key=info,
+        validity=(at, not_after),
+        extensions=(*extensions, *profile.after_key_id),
+        entropy=entropy,
+        algorithm=profile.algorithm,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _SecretProfile:
+    """What does not change between two certificates of one secret: everything but key, times and serial."""
+
+    subject: bytes
+    before_key_id: tuple[bytes, ...]
+    """Encoded extensions; the subject key id of a CA, which depends on its key, goes between the two parts."""
+    needs_key_id: bool
+    after_key_id: tuple[bytes, ...]
+    algorithm: int
+
+
+@lru_cache(maxsize=512)
+def _stored_profile(stored: bytes, issuer_name: bytes, issuer_key_id: bytes) -> _SecretProfile:
+    """The profile of a stored certificate (DER), which is the same at every activation that makes it anew."""
+    parsed = parse_certificate(stored)
+    return _profile(template_of(parsed), parsed, issuer_name, issuer_key_id)
+
+
+def _profile(
+    request: CertificateTemplate, stored: ParsedCertificate | None, issuer_name: bytes, issuer_key_id: bytes
+) -> _SecretProfile:
+    template = _with_defaults(request)
+    subject = stored.subject if stored else encode_name(template.subject)
     if template.signature_algorithm not in (0, *_ALGORITHMS):
         raise Malformed(
             f"{template.signature_algorithm} cannot be made with the issuer's ECDSA key", where="SignatureAlgorithm"
         )
-    data = _sign(
-        issuer.key,
-        issuer=issuer.name,
-        subject=subject,
-        public_key=info,
-        validity=(at, not_after),
-        extensions=[extension.encode() for extension in extensions],
-        entropy=entropy,
-        algorithm=template.signature_algorithm,
+    needs_key_id = template.is_ca and not template.subject_key_id
+    extensions = ext.from_template(
+        template,
+        critical_names=subject == encode_name(Name()),
+        key_id=_KEY_ID_STAND_IN if needs_key_id else template.subject_key_id,
+        authority_id=issuer_key_id if subject != issuer_name else template.authority_key_id,
+        carried=carried_over(stored) if stored else {},
     )
+    encoded = tuple(extension.encode() for extension in extensions)
     if stored or template.extra_extensions:
-        _check_readable(data)
-    return data
+        _check_readable(encoded)
+    cut = encoded.index(ext.subject_key_id(_KEY_ID_STAND_IN).encode()) if needs_key_id else len(encoded)
+    return _SecretProfile(
+        subject, encoded[:cut], needs_key_id, encoded[cut + 1 :] if needs_key_id else (), template.signature_algorithm
+    )
 
 
 def _with_defaults(template: CertificateTemplate) -> CertificateTemplate:
@@ -249,14 +286,31 @@ def _with_defaults(template: CertificateTemplate) -> CertificateTemplate:
     )
 
 
-def _check_readable(data: bytes) -> None:
+def _check_readable(extensions: tuple[bytes, ...]) -> None:
     """Refuse what nobody could read back: raw extensions of a template are the only way to such a certificate."""
-    parsed = parse_certificate(data)
+    parsed = parse_certificate(_unsigned(extensions))
     try:
         _ = parsed.key_usage, parsed.extended_key_usage, parsed.basic_constraints
         _ = parsed.subject_key_id, parsed.authority_key_id, parsed.alt_names
     except Malformed as error:
         raise Malformed(f"the certificate could not be read: {error.message}", where="ExtraExtensions") from error
+
+
+def _unsigned(extensions: tuple[bytes, ...]) -> bytes:
+    """A certificate with these extensions and nothing else in it, for reading only."""
+    identifier, _ = _ALGORITHMS[_DEFAULT_ALGORITHM["secp384r1"]]
+    nobody, moment = encode_name(Name()), der.time(datetime(2000, 1, 1, tzinfo=UTC))
+    body = der.sequence(
+        _VERSION_3,
+        der.integer(0),
+        identifier,
+        nobody,
+        der.sequence(moment, moment),
+        nobody,
+        der.sequence(),
+        der.tlv(der.context(3, constructed=True), der.sequence(*extensions)),
+    )
+    return der.sequence(body, identifier, der.bit_string(b""))
 
 
 def issue_self_signed_marble(

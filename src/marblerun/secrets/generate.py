@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Final
 from uuid import UUID
 
@@ -155,9 +156,15 @@ def _certificate(name: str, source: SecretDefinition | Secret, key: PrivateKey, 
 def _request(source: SecretDefinition | Secret) -> CertificateTemplate | ParsedCertificate:
     """What to issue: the certificate there is, else the template, else one that says nothing."""
     if source.certificate:
-        return parse_certificate(source.certificate)
+        return _stored_certificate(source.certificate)
     template = source.template if isinstance(source, SecretDefinition) else None
     return template or CertificateTemplate()
+
+
+@lru_cache(maxsize=512)
+def _stored_certificate(certificate: bytes) -> ParsedCertificate:
+    """A stored certificate taken apart, once for all instances that get one like it."""
+    return parse_certificate(certificate)
 
 
 def _lifetime(source: SecretDefinition | Secret, not_after: datetime | None, at: datetime) -> tuple[datetime, int]:
