@@ -233,14 +233,15 @@ def run(calls: int = 400) -> list[Row]:
     return rows
 
 
-def main() -> None:
-    """Print the table."""
-    floor = floor_ms()
-    print(f"{'activation':40} {'calls/s':>9} {'CPU ms/call':>12} {'x floor':>8}")
-    print(f"{'floor (cryptography alone)':40} {'':>9} {floor:12.2f} {1:8.2f}")
-    for row in run():
-        print(f"{row.name:40} {row.per_second:9.0f} {row.cpu_ms:12.2f} {row.cpu_ms / floor:8.2f}")
+def show(floor: float, rows: list[Row]) -> str:
+    """The table."""
+    lines = [
+        f"{'activation':40} {'calls/s':>9} {'CPU ms/call':>12} {'x floor':>8}",
+        f"{'floor (cryptography alone)':40} {'':>9} {floor:12.2f} {1:8.2f}",
+    ]
+    lines += [f"{row.name:40} {row.per_second:9.0f} {row.cpu_ms:12.2f} {row.cpu_ms / floor:8.2f}" for row in rows]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    main()
+    print(show(floor_ms(), run()))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
-from tests.attestation.sweep import flipped, genuine, sweep, truncated
-from tests.forge.dcap import NOW, Dcap
-from tests.vectors import Vector, load, vectors_directory
+from datetime import timedelta
 
-from marblerun.attestation.dcap.quote import parse_quote
+import pytest
+from tests.attestation.sweep import at_the_edges, exchanged, flipped, genuine, swaps, sweep, truncated
+from tests.forge.dcap import NOW, Dcap, new_keys
+from tests.vectors import Vector, load, parameters, vectors_directory
+
 from marblerun.attestation.dcap.verify import Verifier
 
 FORGED = {"sgx": Dcap(), "tdx-4": Dcap(tdx=True, version=4), "tdx-5": Dcap(tdx=True, version=5)}
@@ -46,16 +47,43 @@ def test_no_changed_or_cut_byte_of_a_recorded_quote_is_accepted() -> None:
     assert accepted == {}
 
 
-def test_parts_of_two_genuine_quotes_do_not_make_a_third() -> None:
-    """Header and body of one quote with the signature data of another of the same platform's root are refused."""
-    minted = Dcap().mint()
-    body = bytearray(minted.quote)
-    body[112] ^= 1
-    quote = parse_quote(minted.quote)
-    vector = forged("sgx")
-    swapped = minted.quote[:436] + vector.quote[436 : 436 + 64] + minted.quote[500:]
-    collateral = minted.collateral
-    changed = Vector("swap", swapped, collateral, None, NOW, minted.root, None, {"ok": False}, {}, None)
-    assert quote.signed == minted.quote[:432]
-    result = sweep(changed, [("signature of another", swapped), ("body of another", bytes(body))])
-    assert (result.accepted, dict(result.refused)) == ([], {"quote-signature": 2})
+def test_parts_of_two_forged_quotes_under_one_root_do_not_make_a_third() -> None:
+    """Same vendor, another machine, QE and enclave: every part, and every run of parts, of the other is refused."""
+    keys, strange = new_keys(), new_keys()
+    others = keys | {"pck": strange["pck"], "qe": strange["qe"]}
+    one, other = Dcap(keys=keys).mint(), Dcap(keys=others, report={"mrenclave": b"\x99" * 32}).mint()
+    changed = list(exchanged(one.quote, other.quote))
+    vector = Vector("swap", one.quote, one.collateral, None, NOW, one.root, None, {"ok": True}, {}, None)
+    result = sweep(vector, changed)
+    assert (len(changed) > 20, result.accepted) == (True, [])
+
+
+@pytest.mark.skipif(vectors_directory() is None, reason="no vectors: swaps run over forged quotes only")
+@pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
+def test_neither_parts_nor_collateral_of_others_are_accepted() -> None:
+    vectors = [load(name) for name in genuine()]
+    wrong: list[str] = []
+    for i, one in enumerate(vectors):
+        verifier = Verifier([one.root])
+        for step in (1, 2, 5):
+            other = vectors[(i + step) % len(vectors)]
+            wrong += swaps(one, other, verifier)
+    assert wrong == []
+
+
+def test_every_boundary_of_a_forged_quote_is_where_its_dates_say() -> None:
+    day = timedelta(days=1)
+    roles = ("root", "ca", "pck", "signer", "root_crl", "pck_crl", "tcb_info", "qe_identity")
+    validity = {role: (NOW - (i + 1) * day, NOW + (i + 1) * day) for i, role in enumerate(roles)}
+    minted = Dcap(validity=validity).mint()
+    vector = Vector("edges", minted.quote, minted.collateral, None, NOW, minted.root, None, {"ok": True}, {}, None)
+    assert at_the_edges(vector) == []
+
+
+@pytest.mark.parametrize("name", parameters("sgx", "tdx"))
+@pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
+def test_every_boundary_of_a_recorded_quote_is_where_its_dates_say(name: str) -> None:
+    vector = load(name)
+    if not vector.ok:
+        pytest.skip("not genuine")
+    assert at_the_edges(vector) == []

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Final, Protocol
 
-from marblerun.attestation.dcap.pck import collateral_key
 from marblerun.attestation.dcap.quote import HEADER_BYTES, OE_HEADER_BYTES, is_oe_report, parse_quote
 from marblerun.attestation.dcap.verify import Verifier
 from marblerun.attestation.model import Collateral, CollateralKey, Unattested, Verdict
 from marblerun.errors import Untrusted
 
 _DCAP_VERSIONS: Final = (3, 4, 5)
+MAX_PARSED_QUOTES: Final = 64
 
 
 class EvidenceVerifier(Protocol):
@@ -37,6 +38,8 @@ class DcapEvidence:
 
     def __init__(self, verifier: Verifier) -> None:
         self._verifier = verifier
+        # Evidence is asked for its collateral, then verified; in between others come.
+        self._parse = lru_cache(MAX_PARSED_QUOTES)(parse_quote)
 
     def recognises(self, evidence: bytes) -> bool:
         """Whether the evidence begins as a quote of version 3, 4 or 5 does, with or without header."""
@@ -46,13 +49,13 @@ class DcapEvidence:
 
     def collateral_key(self, evidence: bytes) -> CollateralKey | None:
         """TEE, FMSPC and PCK CA that the (untrusted) quote names."""
-        return collateral_key(parse_quote(evidence))
+        return self._verifier.collateral_key(self._parse(evidence))
 
     def verify(self, evidence: bytes, collateral: Collateral | None, at: datetime) -> Verdict:
         """The quote's claims; Untrusted (step ``collateral``) if there is no collateral."""
         if collateral is None:
             raise Untrusted("there is no collateral to verify the quote with", step="collateral", reason="missing")
-        return self._verifier.verify(evidence, collateral, at)
+        return self._verifier.verify_parsed(self._parse(evidence), collateral, at)
 
 
 class NoEvidence:

@@ -1,37 +1,65 @@
 """May this evidence join as this package, on this platform? Every mismatch is gathered; empty policies admit nobody.
 
-Claims that reach this module are authentic; here they are judged (protocol, sections 4.3 and 4.4).
+Claims that reach this module are authentic; here they are judged (protocol, sections 4.3 and 4.4). What the reference
+does not have (TDs, lists of platforms, evaluation numbers) follows the same rules: what is stated must hold.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from marblerun.attestation.model import Claims, Origin, SgxReport, TcbStatus, Verdict
+from marblerun.attestation.model import Claims, Origin, Platform, SgxReport, TcbStatus, TdReport, Verdict
 from marblerun.errors import Denied
-from marblerun.manifest.model import Infrastructure, Package
+from marblerun.manifest.model import Infrastructure, Package, TdxIdentity
+from marblerun.manifest.platforms import ATTRIBUTE_BYTES, MEASUREMENT_BYTES, identifier_lists, is_hex, measurements
 
 DEFAULT_TCB_STATUSES = (TcbStatus.SW_HARDENING_NEEDED,)
 """Accepted beside ``UpToDate`` where a package lists none (protocol, section 4.3)."""
 
+_NO_SERVICE_TD = "00" * MEASUREMENT_BYTES
+_MAX_SHOWN = 8
+_REFUSED = "marble verification failed"
+
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """One thing that did not fit: where in the manifest, what it asks for, what the evidence says."""
+    """One thing that did not fit: where in the manifest, what it asks for, what the evidence says.
+
+    ``code`` is stable, for metrics and programs.
+    """
 
     path: str
     expected: str
     actual: str
+    code: str = "mismatch"
+    about_platform: bool = False
+    """Whether it tells about the machine and not about the program: then its values are for the operator only."""
 
     def __str__(self) -> str:
         return f"{self.path}: expected {self.expected}, evidence says {self.actual}"
+
+    @property
+    def for_caller(self) -> str:
+        """What the peer itself may be told: it cannot be expected to know who owns which machine."""
+        return f"{self.path}: the platform does not satisfy it" if self.about_platform else str(self)
+
+
+class NotAdmitted(Denied):
+    """Authentic evidence that may not join.
+
+    ``found`` is everything, for the operator; the message and ``mismatches`` are what the peer may be told.
+    """
+
+    def __init__(self, found: tuple[Mismatch, ...]) -> None:
+        super().__init__(_REFUSED, mismatches=tuple(mismatch.for_caller for mismatch in found))
+        self.found = found
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,47 +76,108 @@ def require_admitted(
     infrastructures: Mapping[str, Infrastructure],
     admission: Admission,
 ) -> None:
-    """Raise Denied, naming every mismatch, unless the evidence may join as this package.
+    """Raise NotAdmitted (a Denied), with every mismatch, unless the evidence may join as this package."""
+    found = judge(verdict, package_name, package, infrastructures, admission)
+    if found:
+        raise NotAdmitted(found)
+
+
+def judge(
+    verdict: Verdict,
+    package_name: str,
+    package: Package,
+    infrastructures: Mapping[str, Infrastructure],
+    admission: Admission,
+) -> tuple[Mismatch, ...]:
+    """Everything that keeps the evidence from joining as this package; empty if it may.
 
     A peer without evidence (``Unattested``) is admitted only where the origin ``none`` is, and then nothing can be
     compared: that is what the reference's simulation mode means (protocol, section 4.5).
     """
     if verdict.origin not in admission.origins:
-        raise Denied(
-            "marble verification failed",
-            mismatches=(f"evidence of origin {verdict.origin.value!r} is not admitted by this Coordinator",),
-        )
+        admitted = " or ".join(sorted(origin.value for origin in admission.origins)) or "nothing"
+        return (Mismatch("evidence", f"evidence of origin {admitted}", f"origin {verdict.origin.value}", "origin"),)
     if not isinstance(verdict, Claims):
-        return
-    mismatches = [
+        return ()
+    return (
         *_judge_package(verdict, f"Packages.{package_name}", package),
         *_judge_infrastructures(verdict, infrastructures),
-    ]
-    if mismatches:
-        raise Denied("marble verification failed", mismatches=tuple(str(mismatch) for mismatch in mismatches))
+    )
 
 
-def _judge_package(claims: Claims, path: str, package: Package) -> list[Mismatch]:
+def _judge_package(claims: Claims, path: str, package: Package) -> Iterator[Mismatch]:
     """Compare evidence with a package (protocol, section 4.4), TCB standing included (4.3)."""
-    if not isinstance(claims.report, SgxReport):
-        return [Mismatch(path, "an SGX enclave", f"a {claims.tee.value.upper()} report")]
-    report = claims.report
-    found: list[Mismatch] = []
+    if isinstance(claims.report, SgxReport):
+        identity = _judge_enclave(claims.report, path, package)
+    else:
+        identity = _judge_td(claims.report, path, package)
+    if package.debug != claims.debug:
+        expected, actual = str(package.debug).lower(), str(claims.debug).lower()
+        yield Mismatch(f"{path}.Debug", expected, actual, "debug")
+    yield from identity
+    yield from judge_tcb(claims, path, package.accepted_tcb_statuses, package.accepted_advisories)
+
+
+def _judge_enclave(report: SgxReport, path: str, package: Package) -> Iterator[Mismatch]:
+    if package.tdx is not None and not package.states_enclave:
+        yield Mismatch(path, "a TD", "an SGX enclave", "technology")
+        return
     if not (package.unique_id or package.signer_id or package.product_id is not None or package.debug):
         # A production package that states nothing cannot pass the manifest's checks; refuse it here too.
-        found.append(Mismatch(path, "an identity", "a package that states none"))
-    if package.debug != report.debug:
-        found.append(Mismatch(f"{path}.Debug", str(package.debug).lower(), str(report.debug).lower()))
+        yield Mismatch(path, "an identity", "a package that states none", "no-identity")
     if package.unique_id and not _hex_matches(package.unique_id, report.mrenclave):
-        found.append(Mismatch(f"{path}.UniqueID", package.unique_id.lower(), report.mrenclave.hex()))
+        yield Mismatch(f"{path}.UniqueID", package.unique_id.lower(), report.mrenclave.hex(), "unique-id")
     if package.signer_id and not _hex_matches(package.signer_id, report.mrsigner):
-        found.append(Mismatch(f"{path}.SignerID", package.signer_id.lower(), report.mrsigner.hex()))
+        yield Mismatch(f"{path}.SignerID", package.signer_id.lower(), report.mrsigner.hex(), "signer-id")
     if package.product_id is not None and package.product_id != report.isv_prod_id:
-        found.append(Mismatch(f"{path}.ProductID", str(package.product_id), str(report.isv_prod_id)))
-    if package.security_version is not None and report.isv_svn < package.security_version:
-        found.append(Mismatch(f"{path}.SecurityVersion", f"at least {package.security_version}", str(report.isv_svn)))
-    found += judge_tcb(claims, path, package.accepted_tcb_statuses, package.accepted_advisories)
-    return found
+        yield Mismatch(f"{path}.ProductID", str(package.product_id), str(report.isv_prod_id), "product-id")
+    version = package.security_version
+    if version is not None and report.isv_svn < version:
+        yield Mismatch(f"{path}.SecurityVersion", f"at least {version}", str(report.isv_svn), "security-version")
+
+
+def _judge_td(report: TdReport, path: str, package: Package) -> Iterator[Mismatch]:
+    tdx = package.tdx
+    if tdx is None:
+        yield Mismatch(path, "an SGX enclave", "a TD", "technology")
+        return
+    path = f"{path}.TDX"
+    if not (tdx.mrtd or package.debug):
+        yield Mismatch(path, "an identity", "a package that states none", "no-identity")
+    actual = {
+        "MRTD": report.mrtd,
+        **{f"RTMR{index}": value for index, value in enumerate(report.rtmrs)},
+        "MRCONFIGID": report.mrconfigid,
+        "MROWNER": report.mrowner,
+        "MROWNERCONFIG": report.mrownerconfig,
+        "MRSEAM": report.mrseam,
+        "MRSERVICETD": report.mrservicetd or bytes(MEASUREMENT_BYTES),
+    }
+    for key, stated in measurements(tdx):
+        # A service TD may copy the TD elsewhere, so there is none unless the package says which.
+        expected = stated or (_NO_SERVICE_TD if key == "MRSERVICETD" else "")
+        if expected and not _hex_matches(expected, actual[key]):
+            yield Mismatch(f"{path}.{key}", expected.lower(), actual[key].hex(), key.lower())
+    yield from _judge_bits(f"{path}.TDAttributes", tdx.td_attributes, tdx.td_attributes_mask, report.td_attributes)
+    yield from _judge_bits(f"{path}.XFAM", tdx.xfam, tdx.xfam_mask, report.xfam)
+    yield from _judge_module(path, tdx, report)
+
+
+def _judge_bits(path: str, expected: str, mask: str, actual: bytes) -> Iterator[Mismatch]:
+    """Compare 8 bytes of flags under a mask; values that are no flags, or a mask alone, match nothing."""
+    if not (expected or mask):
+        return
+    wanted = f"{expected.lower() or 'no value'} under {mask.lower()}" if mask else expected.lower()
+    readable = is_hex(expected, ATTRIBUTE_BYTES) and (not mask or is_hex(mask, ATTRIBUTE_BYTES))
+    bits = int(mask, 16) if readable and mask else (1 << 8 * ATTRIBUTE_BYTES) - 1
+    if not readable or int.from_bytes(actual, "big") & bits != int(expected, 16):
+        yield Mismatch(path, wanted, actual.hex(), path.rpartition(".")[2].lower())
+
+
+def _judge_module(path: str, tdx: TdxIdentity, report: TdReport) -> Iterator[Mismatch]:
+    actual = report.tee_tcb_svn[0]
+    if tdx.module_svn is not None and actual < tdx.module_svn:
+        yield Mismatch(f"{path}.ModuleSVN", f"at least {tdx.module_svn}", str(actual), "module-svn")
 
 
 def judge_tcb(
@@ -106,42 +195,74 @@ def judge_tcb(
         return []
     if status in (TcbStatus.REVOKED, TcbStatus.UNKNOWN) or status not in accepted:
         wanted = " or ".join(dict.fromkeys(("UpToDate", *accepted)))
-        return [Mismatch(f"{path}.AcceptedTCBStatuses", wanted, status.value)]
+        return [Mismatch(f"{path}.AcceptedTCBStatuses", wanted, status.value, "tcb-status")]
     if status is TcbStatus.SW_HARDENING_NEEDED and accepted_advisories:
         known = {advisory.casefold() for advisory in accepted_advisories}
         open_advisories = [advisory for advisory in claims.advisories if advisory.casefold() not in known]
         if open_advisories:
             wanted = ", ".join(accepted_advisories)
-            return [Mismatch(f"{path}.AcceptedAdvisories", wanted, ", ".join(open_advisories))]
+            return [Mismatch(f"{path}.AcceptedAdvisories", wanted, ", ".join(open_advisories), "advisories")]
     return []
 
 
 def _judge_infrastructures(claims: Claims, infrastructures: Mapping[str, Infrastructure]) -> list[Mismatch]:
     """No infrastructures: no rule. Otherwise the platform must satisfy at least one of them."""
-    if not infrastructures:
-        return []
     found: list[Mismatch] = []
     for name in sorted(infrastructures):
-        mismatches = _judge_infrastructure(claims, f"Infrastructures.{name}", infrastructures[name])
+        mismatches = list(_judge_infrastructure(claims, f"Infrastructures.{name}", infrastructures[name]))
         if not mismatches:
             return []
         found += mismatches
     return found
 
 
-def _judge_infrastructure(claims: Claims, path: str, infrastructure: Infrastructure) -> list[Mismatch]:
+def _judge_infrastructure(claims: Claims, path: str, infrastructure: Infrastructure) -> Iterator[Mismatch]:
+    def mismatch(key: str, expected: str, actual: str, code: str) -> Mismatch:
+        return Mismatch(f"{path}.{key}", expected, actual, code, about_platform=True)
+
     platform = claims.platform
-    found: list[Mismatch] = []
     wanted = infrastructure.cpu_svn
     if wanted and (len(wanted) != 16 or any(has < want for has, want in zip(platform.cpu_svns, wanted, strict=False))):
-        found.append(Mismatch(f"{path}.CPUSVN", f"at least {wanted.hex()}", platform.cpu_svns.hex()))
-    if infrastructure.qe_svn is not None and claims.qe_svn < infrastructure.qe_svn:
-        found.append(Mismatch(f"{path}.QESVN", f"at least {infrastructure.qe_svn}", str(claims.qe_svn)))
-    if infrastructure.pce_svn is not None and platform.pce_svn < infrastructure.pce_svn:
-        found.append(Mismatch(f"{path}.PCESVN", f"at least {infrastructure.pce_svn}", str(platform.pce_svn)))
+        yield mismatch("CPUSVN", f"at least {wanted.hex()}", platform.cpu_svns.hex(), "cpu-svn")
+    for key, lowest, actual, code in (
+        ("QESVN", infrastructure.qe_svn, claims.qe_svn, "qe-svn"),
+        ("PCESVN", infrastructure.pce_svn, platform.pce_svn, "pce-svn"),
+        (
+            "MinTCBEvaluationDataNumber",
+            infrastructure.min_tcb_evaluation_data_number,
+            claims.tcb_evaluation_number,
+            "tcb-evaluation-number",
+        ),
+    ):
+        if lowest is not None and actual < lowest:
+            yield mismatch(key, f"at least {lowest}", str(actual), code)
     if infrastructure.root_ca and not _is_root(infrastructure.root_ca, claims):
-        found.append(Mismatch(f"{path}.RootCA", "another root of trust", claims.root))
-    return found
+        yield mismatch("RootCA", "another root of trust", claims.root, "root-ca")
+    identifiers = _identifiers(platform)
+    for key, _, entries in identifier_lists(infrastructure):
+        if entries is not None and not _is_listed(entries, identifiers[key]):
+            shown = "none" if identifiers[key] is None else (identifiers[key] or b"").hex()
+            yield mismatch(key, _shown(entries), shown, _LIST_CODES[key])
+
+
+_LIST_CODES = {"FMSPCs": "fmspc", "PPIDs": "ppid", "PlatformInstanceIDs": "platform-instance-id"}
+
+
+def _shown(entries: tuple[str, ...]) -> str:
+    listed = " or ".join(entries[:_MAX_SHOWN]).lower() or "none at all"
+    return listed if len(entries) <= _MAX_SHOWN else f"{listed} or one of {len(entries) - _MAX_SHOWN} more"
+
+
+def _identifiers(platform: Platform) -> dict[str, bytes | None]:
+    return {
+        "FMSPCs": platform.fmspc,
+        "PPIDs": platform.ppid,
+        "PlatformInstanceIDs": platform.platform_instance_id,
+    }
+
+
+def _is_listed(entries: Iterable[str], actual: bytes | None) -> bool:
+    return actual is not None and any(_hex_matches(entry, actual) for entry in entries)
 
 
 def _is_root(root_ca: bytes, claims: Claims) -> bool:

@@ -5,13 +5,13 @@ Certificates and CRLs themselves are parsed by pyca/cryptography; this reads wha
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from marblerun.errors import Malformed
 
 BOOLEAN: Final = 0x01
 INTEGER: Final = 0x02
+BIT_STRING: Final = 0x03
 OCTET_STRING: Final = 0x04
 OBJECT_IDENTIFIER: Final = 0x06
 ENUMERATED: Final = 0x0A
@@ -19,8 +19,7 @@ SEQUENCE: Final = 0x30
 SET: Final = 0x31
 
 
-@dataclass(frozen=True, slots=True)
-class Element:
+class Element(NamedTuple):
     """One tag-length-value: the tag byte and the content bytes, and both with the length between them."""
 
     tag: int
@@ -64,12 +63,23 @@ class Element:
 def elements(data: bytes, *, limit: int) -> tuple[Element, ...]:
     """All elements that ``data`` consists of, without looking inside them; Malformed for more than ``limit``."""
     found: list[Element] = []
-    offset = 0
-    while offset < len(data):
+    offset, size = 0, len(data)
+    while offset < size:
         if len(found) == limit:
             raise Malformed(f"more than {limit} elements", where="DER")
-        element, offset = _element(data, offset)
-        found.append(element)
+        if size - offset < 2:
+            raise Malformed(f"cut off at offset {offset}", where="DER")
+        start, tag, length = offset, data[offset], data[offset + 1]
+        if tag & 0x1F == 0x1F:
+            raise Malformed(f"multi-byte tag at offset {offset}", where="DER")
+        offset += 2
+        if length & 0x80:
+            length, offset = _long_length(data, offset, length & 0x7F)
+        end = offset + length
+        if end > size:
+            raise Malformed(f"length {length} at offset {offset} runs past the end", where="DER")
+        found.append(Element(tag, data[offset:end], data[start:end]))
+        offset = end
     return tuple(found)
 
 
@@ -79,21 +89,6 @@ def single(data: bytes) -> Element:
     if not found:
         raise Malformed("empty", where="DER")
     return found[0]
-
-
-def _element(data: bytes, offset: int) -> tuple[Element, int]:
-    if len(data) - offset < 2:
-        raise Malformed(f"cut off at offset {offset}", where="DER")
-    start, tag, length = offset, data[offset], data[offset + 1]
-    if tag & 0x1F == 0x1F:
-        raise Malformed(f"multi-byte tag at offset {offset}", where="DER")
-    offset += 2
-    if length & 0x80:
-        length, offset = _long_length(data, offset, length & 0x7F)
-    end = offset + length
-    if end > len(data):
-        raise Malformed(f"length {length} at offset {offset} runs past the end", where="DER")
-    return Element(tag, data[offset:end], data[start:end]), end
 
 
 def _long_length(data: bytes, offset: int, octets: int) -> tuple[int, int]:

@@ -113,6 +113,9 @@ class Trail:
         self.fault(node, f"expected {expected}, found {describe(node)}")
 
 
+_NOWHERE: Final = Trail(Document(Null(0), ""))
+
+
 class Inside(NamedTuple):
     """What a shape is made of: fixed fields, elements of a list, or entries of a map. A scalar has nothing inside."""
 
@@ -455,26 +458,36 @@ class _StructShape(Shape[T]):
     def __init__(self, make: Callable[..., T], fields: Sequence[Field]) -> None:
         self._make = make
         self._fields = tuple(fields)
-        self._by_key = {fold_key(field.name): index for index, field in enumerate(self._fields)}
+        self._by_key = {fold_key(field.name): field for field in self._fields}
+        self._exact = {field.name: field for field in self._fields}
+        # What absent fields give. Most are, so they are not read each time, except for what could be changed later.
+        self._zeros = {field.keyword: field.shape.read((), _NOWHERE) for field in self._fields if field.keyword}
+        shared = (str, int, bytes, tuple, type(None))
+        self._fresh = [f for f in self._fields if f.keyword and not isinstance(self._zeros[f.keyword], shared)]
 
     def inside(self) -> Inside:
         return Inside(fields=self._fields)
 
     def read(self, history: History, trail: Trail) -> T:
-        assigned: list[list[Node]] = [[] for _ in self._fields]
+        assigned: dict[Field, list[Node]] = {}
         for node in history:
             if isinstance(node, Object):
                 for _, key, value in node.members:
-                    index = self._by_key.get(fold_key(key))
-                    if index is not None:
-                        assigned[index].append(value)
+                    field = self._exact.get(key) or self._by_key.get(fold_key(key))
+                    if field is not None:
+                        assigned.setdefault(field, []).append(value)
             elif not isinstance(node, Null):
                 trail.mismatch(node, "an object")
-        values = {
-            field.keyword: field.shape.read(nodes, trail.step(field.name) if nodes else trail)
-            for field, nodes in zip(self._fields, assigned, strict=True)
-        }
-        return self._make(**{keyword: value for keyword, value in values.items() if keyword})
+        values = dict(self._zeros)
+        for field in self._fresh:
+            if field not in assigned:
+                values[field.keyword] = field.shape.read((), trail)
+        for field in self._fields if len(assigned) > 1 else assigned:
+            if nodes := assigned.get(field):
+                value = field.shape.read(nodes, trail.step(field.name))
+                if field.keyword:
+                    values[field.keyword] = value
+        return self._make(**values)
 
 
 def struct(make: Callable[..., T], *fields: Field | tuple[str, str, Shape[Any]]) -> Shape[T]:

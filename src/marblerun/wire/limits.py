@@ -18,7 +18,11 @@ MAX_RECOVER_BODY_BYTES: Final = 20480
 MAX_HEADER_BYTES: Final = 64 * 1024
 MAX_CSR_BYTES: Final = 64 * 1024
 MAX_JSON_DEPTH: Final = 10_000  # what Go's encoding/json accepts
+# A manifest of a thousand Marbles has some tens of thousands; reading this many takes about half a second.
+MAX_JSON_VALUES: Final = 100_000
 MAX_TEMPLATE_STEPS: Final = 1_000_000
+# For all templates of a manifest when it is tried, which happens in one go; about three seconds.
+MAX_DRY_RUN_STEPS: Final = 3_000_000
 MAX_TEMPLATE_OUTPUT_BYTES: Final = 16 * 1024 * 1024
 # A sealed state holds manifest, secrets and log; two bytes of length prefix are 32 bit (protocol, section 10.1).
 MAX_SEALED_STATE_BYTES: Final = 256 * 1024 * 1024

@@ -1,6 +1,6 @@
 """Fetching collateral: from a service, from a directory, kept in memory and on disk. Nothing here verifies it."""
 
-from marblerun.attestation.collect.cache import CachedSource, CacheLimits, CacheStatistics
+from marblerun.attestation.collect.cache import CachedSource, CacheLimits, CacheStatistics, Upkeep
 from marblerun.attestation.collect.configured import collateral_source
 from marblerun.attestation.collect.directory import DirectorySource
 from marblerun.attestation.collect.disk import DiskShelf
@@ -19,6 +19,7 @@ __all__ = [
     "DiskShelf",
     "PccsSource",
     "QcnlSettings",
+    "Upkeep",
     "collateral_source",
     "parse_qcnl",
 ]

@@ -19,10 +19,10 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
-from typing import Final, Protocol, runtime_checkable
+from typing import Final, Protocol
 
 from marblerun.attestation.collect.contents import read_contents
-from marblerun.attestation.collect.source import CollateralSource, describe_key
+from marblerun.attestation.collect.source import Closable, CollateralSource, describe_key
 from marblerun.attestation.model import Collateral, CollateralKey
 from marblerun.errors import Malformed, MarbleRunError, Unavailable
 
@@ -81,13 +81,31 @@ class Shelf(Protocol):
         ...
 
 
-@runtime_checkable
-class Closable(Protocol):
-    """A source with something to give back, such as connections."""
+def require_usable(
+    key: CollateralKey, collateral: Collateral, now: datetime, check: Callable[[Collateral], object] | None
+) -> datetime:
+    """When ``collateral`` expires.
 
-    async def aclose(self) -> None:
-        """Close it."""
-        ...
+    Raises:
+        Malformed: it is not collateral, or not for ``key``.
+        Unavailable: it is not valid at ``now``, or ``check`` does not let it pass.
+    """
+    contents = read_contents(collateral)
+    if contents.key != key:
+        raise Malformed(f"asked for {describe_key(key)}, got collateral for {describe_key(contents.key)}")
+    if contents.expires <= now:
+        raise Unavailable(f"the collateral for {describe_key(key)} has expired at {contents.expires:%Y-%m-%dT%H:%MZ}")
+    if contents.issued > now:
+        raise Unavailable(
+            f"the collateral for {describe_key(key)} is of the future, {contents.issued:%Y-%m-%dT%H:%MZ}; "
+            "are the clocks right?"
+        )
+    try:
+        if check is not None:
+            check(collateral)
+    except MarbleRunError as error:
+        raise Unavailable(f"the collateral for {describe_key(key)} is not trustworthy: {error}") from error
+    return contents.expires
 
 
 class CachedSource:
@@ -227,24 +245,7 @@ class CachedSource:
 
     def _accept(self, key: CollateralKey, collateral: Collateral, now: datetime) -> datetime:
         """When ``collateral`` expires. Raises if it is not for ``key``, not valid now, or fails the check."""
-        contents = read_contents(collateral)
-        if contents.key != key:
-            raise Malformed(f"asked for {describe_key(key)}, got collateral for {describe_key(contents.key)}")
-        if contents.expires <= now:
-            raise Unavailable(
-                f"the collateral for {describe_key(key)} has expired at {contents.expires:%Y-%m-%dT%H:%MZ}"
-            )
-        if contents.issued > now:
-            raise Unavailable(
-                f"the collateral for {describe_key(key)} is of the future, {contents.issued:%Y-%m-%dT%H:%MZ}; "
-                "are the clocks right?"
-            )
-        try:
-            if self._check is not None:
-                self._check(collateral)
-        except MarbleRunError as error:
-            raise Unavailable(f"the collateral for {describe_key(key)} is not trustworthy: {error}") from error
-        return contents.expires
+        return require_usable(key, collateral, now, self._check)
 
     def _keep(self, key: CollateralKey, collateral: Collateral, refresh_at: datetime, expires: datetime) -> _Entry:
         size = sum(len(getattr(collateral, field.name)) for field in fields(collateral))
@@ -275,3 +276,25 @@ class CachedSource:
         self._failures.move_to_end(key)
         while len(self._failures) > _MAX_FAILURES:
             self._failures.popitem(last=False)
+
+
+class Upkeep:
+    """Renews what a cache holds, in the background, from its making until it is closed; then the cache is closed too.
+
+    For a source that keeps nothing, or ``None``, there is nothing to do. Needs a running event loop.
+    """
+
+    def __init__(self, source: CollateralSource | None, every: float = 60.0) -> None:
+        """``every``: seconds from one look to the next."""
+        self._cache = source if isinstance(source, CachedSource) else None
+        self._task: asyncio.Task[None] | None = None
+        if self._cache is not None:
+            self._task = asyncio.create_task(self._cache.keep_fresh(every), name="collateral upkeep")
+
+    async def aclose(self) -> None:
+        """Stop, and close the cache."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        if self._cache is not None:
+            await self._cache.aclose()

@@ -6,6 +6,7 @@ For choosing and for caching only. Whether a word of it is true is the verifier'
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -33,10 +34,27 @@ class Contents:
 
 
 @dataclass(frozen=True, slots=True)
-class _Statement:
-    tee: Tee
+class Part:
+    """One dated part: TCB Info, QE identity, a CRL."""
+
     issued: datetime
     next_update: datetime
+    evaluation_number: int | None = None
+    """TCB evaluation data number; CRLs have none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Details:
+    """The same, part by part: ``tcb_info``, ``qe_identity``, ``root_ca_crl``, ``pck_crl``."""
+
+    contents: Contents
+    parts: Mapping[str, Part]
+
+
+@dataclass(frozen=True, slots=True)
+class _Statement:
+    tee: Tee
+    part: Part
 
 
 def read_contents(collateral: Collateral) -> Contents:
@@ -45,29 +63,40 @@ def read_contents(collateral: Collateral) -> Contents:
     Raises:
         Malformed: a part cannot be read, or parts are of different technologies; the message names the part.
     """
+    return read_details(collateral).contents
+
+
+def read_details(collateral: Collateral) -> Details:
+    """What each part says. Raises Malformed as :func:`read_contents`."""
     tcb, document = _statement(collateral.tcb_info, "TCB Info", _TEE_OF_TCB_INFO)
     identity, _ = _statement(collateral.qe_identity, "QE identity", _TEE_OF_IDENTITY)
     if tcb.tee is not identity.tee:
         raise Malformed(f"TCB Info is for {tcb.tee}, QE identity for {identity.tee}")
     root_crl, pck_crl = _crl(collateral.root_ca_crl, "root CRL"), _crl(collateral.pck_crl, "PCK CRL")
-    return Contents(
+    parts = {
+        "tcb_info": tcb.part,
+        "qe_identity": identity.part,
+        "root_ca_crl": Part(root_crl.last_update_utc, _next_update(root_crl, "root CRL")),
+        "pck_crl": Part(pck_crl.last_update_utc, _next_update(pck_crl, "PCK CRL")),
+    }
+    contents = Contents(
         key=CollateralKey(tcb.tee, _fmspc(document), _ca(pck_crl)),
-        issued=max(tcb.issued, identity.issued, root_crl.last_update_utc, pck_crl.last_update_utc),
-        expires=min(
-            tcb.next_update,
-            identity.next_update,
-            _next_update(root_crl, "root CRL"),
-            _next_update(pck_crl, "PCK CRL"),
-        ),
+        issued=max(part.issued for part in parts.values()),
+        expires=min(part.next_update for part in parts.values()),
     )
+    return Details(contents, parts)
 
 
 def _statement(text: str, what: str, tees: dict[str, Tee]) -> tuple[_Statement, dict[str, Any]]:
     try:
         document = json.loads(text)
         tee = tees[document["id"]]
-        return _Statement(tee, _moment(document["issueDate"]), _moment(document["nextUpdate"])), document
-    except (KeyError, TypeError, ValueError, RecursionError, OverflowError) as error:
+        number = document.get("tcbEvaluationDataNumber")
+        part = Part(
+            _moment(document["issueDate"]), _moment(document["nextUpdate"]), number if type(number) is int else None
+        )
+        return _Statement(tee, part), document
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
         raise Malformed(f"{what} cannot be read: {type(error).__name__}") from None
 
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from marblerun.errors import Malformed
 
+DEFAULT_PATH: Final = Path("/etc/sgx_default_qcnl.conf")
 MAX_QCNL_BYTES: Final = 64 * 1024
 
 # A string, or a comment: strings are matched so that what looks like a comment inside them stays. Whatever begins
@@ -29,6 +31,16 @@ class QcnlSettings:
     use_secure_cert: bool = True
     collateral_service: str | None = None
     """A service of its own for verification collateral; it goes before ``pccs_url``."""
+
+
+def load_qcnl(path: Path) -> QcnlSettings:
+    """The settings in the file at ``path``; OSError if it cannot be read, Malformed, naming it, if it is wrong."""
+    with path.open("rb") as file:
+        data = file.read(MAX_QCNL_BYTES + 1)
+    try:
+        return parse_qcnl(data)
+    except Malformed as error:
+        raise Malformed(str(error), where=str(path)) from error
 
 
 def parse_qcnl(data: bytes) -> QcnlSettings:

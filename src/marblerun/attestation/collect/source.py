@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from marblerun.attestation.model import Collateral, CollateralKey
 
@@ -17,6 +17,15 @@ class CollateralSource(Protocol):
             Unavailable: it cannot be had now, or not from here; the message says what failed.
             Malformed: what came is not collateral, or not for ``key``.
         """
+        ...
+
+
+@runtime_checkable
+class Closable(Protocol):
+    """A source with something to give back, such as connections."""
+
+    async def aclose(self) -> None:
+        """Close it."""
         ...
 
 

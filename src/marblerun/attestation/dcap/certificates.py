@@ -1,24 +1,27 @@
 """Certificates of the vendor's hierarchy: read once and whole, then checked link by link.
 
 pyca/cryptography parses lazily and lets errors of many types out when a field is first touched. Everything that we
-ever look at is therefore read in :func:`read_certificate`, behind one border that turns any failure into Untrusted.
+ever look at is therefore read in :func:`parse_certificate`, behind one border that turns any failure into Untrusted.
 Source: formats, section 3.1 (Intel SGX PCK Certificate and CRL Profile Specification).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from datetime import datetime
+from functools import lru_cache
+from typing import Final
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from cryptography.x509.oid import NameOID, SignatureAlgorithmOID
 
+from marblerun.attestation.dcap.signatures import ECDSA_SHA256
 from marblerun.attestation.dcap.validity import Validity
 from marblerun.attestation.model import TrustRoot
 from marblerun.errors import Malformed, Untrusted
@@ -28,18 +31,27 @@ from marblerun.wire.pem import decode_pem
 # A real chain of three is 3.7 KB; more is not a chain we know.
 MAX_CHAIN_BYTES: Final = 16 * 1024
 MAX_CHAIN_CERTIFICATES: Final = 3
+# What a verifier remembers; a certificate is some 4 KB, at most MAX_CHAIN_BYTES.
+MAX_VOUCHED: Final = 256
+MAX_RECENT: Final = 64
+MAX_LINKS: Final = 1024
 
 SGX_EXTENSION: Final = x509.ObjectIdentifier("1.2.840.113741.1.13.1")
+ECDSA_WITH_SHA256: Final = bytes.fromhex("300a06082a8648ce3d040302")
+"""The one signature algorithm of the hierarchy, as it stands in certificates and CRLs. Source: RFC 5758, 3.2."""
+_COMMON_NAME: Final = bytes.fromhex("550403")
 _MAX_SERIAL: Final = 1 << 160  # RFC 5280, section 4.1.2.2
-_E = TypeVar("_E", bound=x509.ExtensionType)
-_KNOWN_CRITICAL: Final = (x509.BasicConstraints.oid, x509.KeyUsage.oid)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Certificate:
-    """What we look at in a certificate, and the parsed original for checking its signature."""
+    """What we look at in a certificate. Two of them are the same only if they are the same object."""
 
-    parsed: x509.Certificate
+    encoded: bytes
+    """The whole of it, DER."""
+    tbs: bytes
+    """What the issuer signed."""
+    signature: bytes
     subject: bytes
     """DER of the name."""
     issuer: bytes
@@ -55,7 +67,12 @@ class Certificate:
     signs_crls: bool
     signs_data: bool
     sgx_extension: bytes | None
-    validity: Validity
+    not_before: datetime
+    not_after: datetime
+
+    def validity(self, step: str, what: str) -> Validity:
+        """When it is valid, to be asked at ``step``."""
+        return Validity(step, what, self.not_before, self.not_after)
 
 
 @contextmanager
@@ -73,79 +90,148 @@ def parsing(step: str, what: str) -> Iterator[None]:
         raise Untrusted(f"{what} cannot be parsed: {error}", step=step, reason="malformed") from error
 
 
-def read_certificate(encoded: bytes, step: str, what: str) -> Certificate:
-    """The certificate in ``encoded`` (DER), every field read; Untrusted of ``step`` if unreadable or not P-256."""
-    with parsing(step, what):
-        parsed = x509.load_der_x509_certificate(encoded)
-        extensions = parsed.extensions
-        identity = _identity(parsed)
-        constraints = _optional(extensions, x509.BasicConstraints)
-        usage = _optional(extensions, x509.KeyUsage)
-        sgx = [e.value for e in extensions if e.oid == SGX_EXTENSION]
-        key = parsed.public_key()
-        unknown = [e.oid.dotted_string for e in extensions if e.critical and e.oid not in _KNOWN_CRITICAL]
-        if unknown:
-            raise Malformed(f"unknown critical extension {unknown[0]}")
-        if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
-            raise Malformed("the key is not P-256")
-        if parsed.signature_algorithm_oid != SignatureAlgorithmOID.ECDSA_WITH_SHA256:
-            raise Malformed("the signature is not ecdsa-with-SHA256")
-        return Certificate(
-            parsed=parsed,
-            subject=identity.subject,
-            issuer=identity.issuer,
-            common_name=_common_name(identity.subject),
-            issuer_common_name=_common_name(identity.issuer),
-            serial=identity.serial,
-            key=key,
-            spki_sha256=spki_sha256(key),
-            is_ca=constraints is not None and constraints.ca,
-            path_length=constraints.path_length if constraints else None,
-            signs_certificates=usage is not None and usage.key_cert_sign,
-            signs_crls=usage is not None and usage.crl_sign,
-            signs_data=usage is not None and usage.digital_signature,
-            sgx_extension=sgx[0].value if sgx and isinstance(sgx[0], x509.UnrecognizedExtension) else None,
-            validity=Validity(step, what, parsed.not_valid_before_utc, parsed.not_valid_after_utc),
-        )
+class CertificateMemory:
+    """Certificates read and links found good before, so that shared ones are not read and checked again and again.
 
-
-@dataclass(frozen=True, slots=True)
-class _Identity:
-    """Serial number and names as they stand in a certificate, so that "the same name" means the same bytes.
-
-    Read here and not by pyca, which compares names as values and warns about odd ones in the peer's words.
+    Changes speed, never a verdict: reading and checking a signature depend on bytes alone, and what failed raises and
+    is not kept. Dates, names, purposes and revocation are not remembered here. Bounded. What a trusted root vouches for
+    (authorities, signers) is kept apart from what anybody may send, so that nobody can push it out.
     """
 
-    serial: int
-    issuer: bytes
-    subject: bytes
+    def __init__(self) -> None:
+        self._vouched: OrderedDict[bytes, Certificate] = OrderedDict()
+        # A quote's chain is read to ask for its collateral, and again to be verified.
+        self._recent = lru_cache(MAX_RECENT)(parse_certificate)
+        self.verify_signature: Callable[[Certificate, Certificate], None] = lru_cache(MAX_LINKS)(_verify_signature)
+
+    def parse(self, encoded: bytes) -> Certificate:
+        """:func:`parse_certificate`; the same object for the same bytes as long as it is remembered."""
+        return self._vouched.get(encoded) or self._recent(encoded)
+
+    def keep(self, certificate: Certificate) -> None:
+        """Remember a certificate that was verified up to a trusted root; the oldest goes when there are too many."""
+        self._vouched[certificate.encoded] = certificate
+        while len(self._vouched) > MAX_VOUCHED:
+            self._vouched.popitem(last=False)
+
+    def forget_recent(self) -> None:
+        """Forget what no trusted root vouches for."""
+        self._recent.cache_clear()
 
 
-def _identity(parsed: x509.Certificate) -> _Identity:
-    members = der.elements(der.single(parsed.tbs_certificate_bytes).content, limit=10)
-    serial = 1 if parsed.version is x509.Version.v3 else 0  # version 1 is implied and not written
-    return _Identity(
-        serial=members[serial].unsigned(der.INTEGER, "serial number", limit=_MAX_SERIAL),
-        issuer=members[serial + 2].encoded,
-        subject=members[serial + 4].encoded,
+def read_certificate(encoded: bytes, step: str, what: str, memory: CertificateMemory | None = None) -> Certificate:
+    """The certificate in ``encoded`` (DER), every field read; Untrusted of ``step`` if unreadable or not P-256."""
+    with parsing(step, what):
+        return parse_certificate(encoded) if memory is None else memory.parse(encoded)
+
+
+def parse_certificate(encoded: bytes) -> Certificate:
+    """The same, but whatever goes wrong comes out as the parser raised it: for :func:`parsing` to catch."""
+    parsed = x509.load_der_x509_certificate(encoded)
+    signed = split_signed(encoded)
+    members = der.elements(der.single(signed.tbs).content, limit=10)
+    first = 1 if parsed.version is x509.Version.v3 else 0  # version 1 is implied and not written
+    serial, algorithm, issuer, _, subject = members[first : first + 5]
+    if not algorithm.encoded == signed.algorithm == ECDSA_WITH_SHA256:
+        raise Malformed("the signature is not ecdsa-with-SHA256")
+    constraints: x509.BasicConstraints | None = None
+    usage: x509.KeyUsage | None = None
+    sgx: bytes | None = None
+    for extension in parsed.extensions:
+        value = extension.value
+        if isinstance(value, x509.BasicConstraints):
+            constraints = value
+        elif isinstance(value, x509.KeyUsage):
+            usage = value
+        elif extension.critical:
+            raise Malformed(f"unknown critical extension {extension.oid.dotted_string}")
+        elif isinstance(value, x509.UnrecognizedExtension) and extension.oid == SGX_EXTENSION:
+            sgx = value.value
+    key = parsed.public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise Malformed("the key is not P-256")
+    common_name = _common_name(subject.encoded)
+    return Certificate(
+        encoded=encoded,
+        tbs=signed.tbs,
+        signature=signed.signature,
+        subject=subject.encoded,
+        issuer=issuer.encoded,
+        common_name=common_name,
+        issuer_common_name=common_name if issuer.encoded == subject.encoded else _common_name(issuer.encoded),
+        serial=serial.unsigned(der.INTEGER, "serial number", limit=_MAX_SERIAL),
+        key=key,
+        spki_sha256=spki_sha256(key),
+        is_ca=constraints is not None and constraints.ca,
+        path_length=constraints.path_length if constraints else None,
+        signs_certificates=usage is not None and usage.key_cert_sign,
+        signs_crls=usage is not None and usage.crl_sign,
+        signs_data=usage is not None and usage.digital_signature,
+        sgx_extension=sgx,
+        not_before=parsed.not_valid_before_utc,
+        not_after=parsed.not_valid_after_utc,
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """The three parts of a certificate or CRL, as they stand in it: nothing is encoded again to be checked."""
+
+    tbs: bytes
+    algorithm: bytes
+    signature: bytes
+
+
+def split_signed(encoded: bytes) -> Signed:
+    """``encoded`` (DER) in its three parts; Malformed if it has others. Source: RFC 5280, sections 4.1 and 5.1."""
+    members = der.elements(der.single(encoded).expect(der.SEQUENCE, "signed object"), limit=3)
+    if len(members) != 3:
+        raise Malformed(f"{len(members)} parts, not 3", where="signed object")
+    bits = members[2].expect(der.BIT_STRING, "signature")
+    if not bits or bits[0]:
+        raise Malformed("the signature is not whole bytes", where="signed object")
+    return Signed(members[0].encoded, members[1].encoded, bits[1:])
+
+
 def _common_name(name: bytes) -> str:
-    values: list[str] = []
+    values = _usual_common_names(name)
+    if values is None:
+        values = _common_names(name)
+    return values[0].decode("utf-8") if len(values) == 1 else ""
+
+
+def _usual_common_names(name: bytes) -> list[bytes] | None:
+    """The common names in a name of parts with one attribute and short lengths each, ``None`` for any other name.
+
+    The vendor's names all are like that (formats, section 3.1).
+    """
+    values: list[bytes] = []
+    size = len(name)
+    if size < 2 or size > 129 or name[0] != der.SEQUENCE or name[1] != size - 2:
+        return None
+    offset = 2
+    while offset + 6 <= size:
+        kind, part, attribute, oid = name[offset], name[offset + 1], name[offset + 2], name[offset + 4]
+        value = offset + 6 + name[offset + 5]
+        end = offset + 2 + part
+        if (kind, attribute, oid) != (der.SET, der.SEQUENCE, der.OBJECT_IDENTIFIER) or value + 2 > end or end > size:
+            return None
+        if name[offset + 3] != part - 2 or name[value + 1] != end - value - 2:
+            return None
+        if name[offset + 6 : value] == _COMMON_NAME:
+            values.append(name[value + 2 : end])
+        offset = end
+    return values if offset == size else None
+
+
+def _common_names(name: bytes) -> list[bytes]:
+    values: list[bytes] = []
     for part in der.elements(der.single(name).expect(der.SEQUENCE, "name"), limit=16):
         for attribute in der.elements(part.expect(der.SET, "name"), limit=4):
             kind, value = der.elements(attribute.expect(der.SEQUENCE, "name"), limit=2)
-            if kind.oid("name") == NameOID.COMMON_NAME.dotted_string:
-                values.append(value.content.decode("utf-8"))
-    return values[0] if len(values) == 1 else ""
-
-
-def _optional(extensions: x509.Extensions, kind: type[_E]) -> _E | None:
-    try:
-        return extensions.get_extension_for_class(kind).value
-    except x509.ExtensionNotFound:
-        return None
+            if kind.expect(der.OBJECT_IDENTIFIER, "name") == _COMMON_NAME:
+                values.append(value.content)
+    return values
 
 
 def spki_sha256(key: ec.EllipticCurvePublicKey) -> bytes:
@@ -153,7 +239,7 @@ def spki_sha256(key: ec.EllipticCurvePublicKey) -> bytes:
     return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
 
 
-def read_chain(pem: bytes, step: str, what: str) -> tuple[Certificate, ...]:
+def read_chain(pem: bytes, step: str, what: str, memory: CertificateMemory | None = None) -> tuple[Certificate, ...]:
     """The certificates in ``pem``, in the order given; Untrusted of ``step`` if there are none or more than three."""
     try:
         ders = decode_pem(pem, "CERTIFICATE", max_blocks=MAX_CHAIN_CERTIFICATES, max_bytes=MAX_CHAIN_BYTES)
@@ -161,7 +247,7 @@ def read_chain(pem: bytes, step: str, what: str) -> tuple[Certificate, ...]:
         raise Untrusted(f"{what} cannot be parsed: {error}", step=step, reason="malformed") from error
     if not ders:
         raise Untrusted(f"{what} is missing", step=step, reason="missing")
-    return tuple(read_certificate(one, step, f"a certificate of {what}") for one in ders)
+    return tuple(read_certificate(one, step, f"a certificate of {what}", memory) for one in ders)
 
 
 def named(chain: Sequence[Certificate], name: str, step: str, what: str) -> Certificate:
@@ -175,12 +261,15 @@ def named(chain: Sequence[Certificate], name: str, step: str, what: str) -> Cert
     return found[0]
 
 
-def verify_root(root: Certificate, roots: Sequence[TrustRoot], step: str) -> TrustRoot:
+def verify_root(
+    root: Certificate, roots: Sequence[TrustRoot], step: str, memory: CertificateMemory | None = None
+) -> TrustRoot:
     """The trusted root whose key ``root`` holds and is signed by; Untrusted of ``step`` if there is none."""
     for trusted in roots:
         if trusted.spki_sha256 == root.spki_sha256:
             verify_authority(root, step)
-            verify_issued(root, root, step)
+            verify_issued(root, root, step, memory)
+            _keep(root, memory)
             return trusted
     raise Untrusted(
         f"the root {root.common_name!r} with key {root.spki_sha256.hex()[:16]}… is not trusted",
@@ -189,33 +278,45 @@ def verify_root(root: Certificate, roots: Sequence[TrustRoot], step: str) -> Tru
     )
 
 
-def verify_issued(certificate: Certificate, issuer: Certificate, step: str) -> None:
+def verify_issued(
+    certificate: Certificate, issuer: Certificate, step: str, memory: CertificateMemory | None = None
+) -> None:
     """Untrusted of ``step`` unless ``issuer`` is named in and has signed ``certificate``."""
     if certificate.issuer != issuer.subject:
         raise Untrusted(
             f"{certificate.common_name!r} was not issued by {issuer.common_name!r}", step=step, reason="mismatch"
         )
     try:
-        certificate.parsed.verify_directly_issued_by(issuer.parsed)
+        (_verify_signature if memory is None else memory.verify_signature)(certificate, issuer)
     except (InvalidSignature, ValueError, TypeError) as error:
         raise Untrusted(
             f"{certificate.common_name!r} is not signed by {issuer.common_name!r}", step=step, reason="bad-signature"
         ) from error
 
 
-def verify_intermediate(ca: Certificate, root: Certificate, step: str) -> None:
+def _verify_signature(certificate: Certificate, issuer: Certificate) -> None:
+    issuer.key.verify(certificate.signature, certificate.tbs, ECDSA_SHA256)
+
+
+def _keep(certificate: Certificate, memory: CertificateMemory | None) -> None:
+    if memory is not None:
+        memory.keep(certificate)
+
+
+def verify_intermediate(ca: Certificate, root: Certificate, step: str, memory: CertificateMemory | None = None) -> None:
     """Untrusted of ``step`` unless ``ca`` is an authority under ``root``, which must allow authorities under it."""
     verify_authority(ca, step)
     if root.path_length == 0:
         raise Untrusted(f"{root.common_name!r} allows no authority under it", step=step, reason="mismatch")
-    verify_issued(ca, root, step)
+    verify_issued(ca, root, step, memory)
+    _keep(ca, memory)
 
 
-def verify_leaf(leaf: Certificate, issuer: Certificate, step: str) -> None:
+def verify_leaf(leaf: Certificate, issuer: Certificate, step: str, memory: CertificateMemory | None = None) -> None:
     """Untrusted of ``step`` unless ``leaf`` signs data, is no authority, and was issued by ``issuer``."""
     if leaf.is_ca or leaf.signs_certificates or not leaf.signs_data:
         raise Untrusted(f"{leaf.common_name!r} must sign data and nothing else", step=step, reason="mismatch")
-    verify_issued(leaf, issuer, step)
+    verify_issued(leaf, issuer, step, memory)
 
 
 def verify_authority(certificate: Certificate, step: str) -> None:

@@ -7,14 +7,16 @@ signed texts as text, CRLs and signatures in hex.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Final
 
 from marblerun.attestation.dcap import qe, tcb
 from marblerun.attestation.dcap.certificates import (
     Certificate,
+    CertificateMemory,
     named,
     read_chain,
     verify_intermediate,
@@ -31,6 +33,8 @@ from marblerun.wire.limits import MAX_COLLATERAL_FIELD_BYTES
 
 SIGNER_NAME: Final = "SGX TCB Signing"
 _CA_NAME: Final = "SGX PCK"
+MAX_SIGNED: Final = 64
+"""CRLs, TCB Infos and identities remembered, of each kind; one is 1 to 30 KB in practice."""
 MAX_COLLATERAL_JSON_BYTES: Final = 9 * MAX_COLLATERAL_FIELD_BYTES
 _FIELDS: Final = tuple(field.name for field in fields(Collateral))
 _HEX_FIELDS: Final = frozenset({"root_ca_crl", "pck_crl", "tcb_info_signature", "qe_identity_signature"})
@@ -95,15 +99,32 @@ class VouchedCollateral:
         return min(one.not_after for one in (*self.collateral_validities, *self.pck_validities))
 
 
-def verify_collateral(collateral: Collateral, roots: Sequence[TrustRoot]) -> VouchedCollateral:
+class CollateralMemory(CertificateMemory):
+    """The same for CRLs and signed texts: they are shared by platforms, or renewed one by one.
+
+    Only what its signer has signed is kept.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.crl: Callable[[bytes, Certificate, str, str], RevocationList] = lru_cache(MAX_SIGNED)(read_crl)
+        self.tcb_info = lru_cache(MAX_SIGNED)(_verify_tcb_info)
+        self.identity: Callable[[str, bytes, Certificate], qe.EnclaveIdentity] = lru_cache(MAX_SIGNED)(_verify_identity)
+
+
+def verify_collateral(
+    collateral: Collateral, roots: Sequence[TrustRoot], memory: CollateralMemory | None = None
+) -> VouchedCollateral:
     """Who stands behind ``collateral``: the signature part of steps 3 and 4, and of step 5 for the PCK CRL.
 
     Untrusted naming the step if a signature, a name or the shape is wrong, or if not all of it is under one root.
     """
+    memory = memory or CollateralMemory()
     # 3. root and root CRL
-    signer_chain = _Chain(collateral.tcb_info_issuer_chain, "tcb-signer", "the TCB Info issuer chain", roots)
+    what = "the TCB Info issuer chain"
+    signer_chain = _Chain(collateral.tcb_info_issuer_chain, "tcb-signer", what, roots, memory)
     root, trusted = signer_chain.root, signer_chain.trusted
-    root_crl = read_crl(collateral.root_ca_crl, root, "root-crl", "the root CRL")
+    root_crl = memory.crl(collateral.root_ca_crl, root, "root-crl", "the root CRL")
     # 4. the signers and what they signed
     signer = signer_chain.verify_leaf(SIGNER_NAME)
     if collateral.qe_identity_issuer_chain == collateral.tcb_info_issuer_chain:
@@ -111,16 +132,16 @@ def verify_collateral(collateral: Collateral, roots: Sequence[TrustRoot]) -> Vou
         identity_chain, identity_signer = signer_chain, signer
     else:
         what = "the QE identity issuer chain"
-        identity_chain = _Chain(collateral.qe_identity_issuer_chain, "tcb-signer", what, roots)
+        identity_chain = _Chain(collateral.qe_identity_issuer_chain, "tcb-signer", what, roots, memory)
         identity_chain.verify_same_root(trusted)
         identity_signer = identity_chain.verify_leaf(SIGNER_NAME)
-    tcb_info = _verify_tcb_info(collateral, signer)
-    identity = _verify_identity(collateral, identity_signer)
+    tcb_info = memory.tcb_info(collateral.tcb_info, collateral.tcb_info_signature, signer)
+    identity = memory.identity(collateral.qe_identity, collateral.qe_identity_signature, identity_signer)
     # 5. the PCK CA's own list
-    ca_chain = _Chain(collateral.pck_crl_issuer_chain, "pck-crl", "the PCK CRL issuer chain", roots)
+    ca_chain = _Chain(collateral.pck_crl_issuer_chain, "pck-crl", "the PCK CRL issuer chain", roots, memory)
     ca_chain.verify_same_root(trusted)
     ca = ca_chain.verify_authority(_CA_NAME)
-    pck_crl = read_crl(collateral.pck_crl, ca, "pck-crl", "the PCK CRL")
+    pck_crl = memory.crl(collateral.pck_crl, ca, "pck-crl", "the PCK CRL")
     return VouchedCollateral(
         trusted=trusted,
         root_crl=root_crl,
@@ -130,31 +151,36 @@ def verify_collateral(collateral: Collateral, roots: Sequence[TrustRoot]) -> Vou
         pck_crl=pck_crl,
         authorities=(signer, identity_signer, ca),
         collateral_validities=(
-            root.validity,
+            signer_chain.validity_of(root),
             root_crl.validity,
-            signer.validity,
-            identity_chain.root.validity,
-            identity_signer.validity,
+            signer_chain.validity_of(signer),
+            identity_chain.validity_of(identity_chain.root),
+            identity_chain.validity_of(identity_signer),
             tcb_info.validity,
             identity.validity,
         ),
-        pck_validities=(ca_chain.root.validity, ca.validity, pck_crl.validity),
+        pck_validities=(ca_chain.validity_of(ca_chain.root), ca_chain.validity_of(ca), pck_crl.validity),
     )
 
 
 class _Chain:
     """An issuer chain of the collateral: one certificate and the root over it."""
 
-    def __init__(self, pem: str, step: str, what: str, roots: Sequence[TrustRoot]) -> None:
+    def __init__(self, pem: str, step: str, what: str, roots: Sequence[TrustRoot], memory: CertificateMemory) -> None:
+        self.memory = memory
         self.step = step
         self.what = what
         try:
             encoded = pem.encode("ascii")
         except UnicodeEncodeError as error:
             raise Untrusted(f"{what} is not ASCII", step=step, reason="malformed") from error
-        self.certificates = read_chain(encoded, step, what)
+        self.certificates = read_chain(encoded, step, what, memory)
         self.root = named(self.certificates, ROOT_NAME, step, what)
-        self.trusted = verify_root(self.root, roots, step)
+        self.trusted = verify_root(self.root, roots, step, memory)
+
+    def validity_of(self, certificate: Certificate) -> Validity:
+        """When a certificate of this chain is valid."""
+        return certificate.validity(self.step, f"a certificate of {self.what}")
 
     def verify_same_root(self, trusted: TrustRoot) -> None:
         """Untrusted unless the chain ends in ``trusted``: no root vouches for another one's parts."""
@@ -164,7 +190,8 @@ class _Chain:
     def verify_leaf(self, name: str) -> Certificate:
         """The certificate called ``name``, which the root issued for signing data."""
         leaf = named(self.certificates, name, self.step, self.what)
-        verify_leaf(leaf, self.root, self.step)
+        verify_leaf(leaf, self.root, self.step, self.memory)
+        self.memory.keep(leaf)
         return leaf
 
     def verify_authority(self, name: str) -> Certificate:
@@ -172,22 +199,22 @@ class _Chain:
         authority = named(self.certificates, name, self.step, self.what)
         if not any(kind in authority.common_name for kind in CA_NAMES.values()):
             raise Untrusted(f"{authority.common_name!r} is no PCK CA", step=self.step, reason="mismatch")
-        verify_intermediate(authority, self.root, self.step)
+        verify_intermediate(authority, self.root, self.step, self.memory)
         return authority
 
 
-def _verify_tcb_info(collateral: Collateral, signer: Certificate) -> tcb.TcbInfo:
-    _verify_text(collateral.tcb_info, collateral.tcb_info_signature, signer, tcb.STEP, "the TCB Info")
+def _verify_tcb_info(text: str, signature: bytes, signer: Certificate) -> tcb.TcbInfo:
+    _verify_text(text, signature, signer, tcb.STEP, "the TCB Info")
     try:
-        return tcb.parse_tcb_info(collateral.tcb_info)
+        return tcb.parse_tcb_info(text)
     except Malformed as error:
         raise Untrusted(str(error), step=tcb.STEP, reason="malformed") from error
 
 
-def _verify_identity(collateral: Collateral, signer: Certificate) -> qe.EnclaveIdentity:
-    _verify_text(collateral.qe_identity, collateral.qe_identity_signature, signer, qe.STEP, "the QE identity")
+def _verify_identity(text: str, signature: bytes, signer: Certificate) -> qe.EnclaveIdentity:
+    _verify_text(text, signature, signer, qe.STEP, "the QE identity")
     try:
-        return qe.parse_identity(collateral.qe_identity)
+        return qe.parse_identity(text)
     except Malformed as error:
         raise Untrusted(str(error), step=qe.STEP, reason="malformed") from error
 

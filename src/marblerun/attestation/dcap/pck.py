@@ -13,6 +13,7 @@ from typing import Final
 
 from marblerun.attestation.dcap.certificates import (
     Certificate,
+    CertificateMemory,
     named,
     parsing,
     read_chain,
@@ -36,11 +37,13 @@ from marblerun.errors import Malformed, Untrusted
 from marblerun.wire import der
 
 STEP: Final = "pck-chain"
+_CHAIN: Final = "the PCK chain"
 ROOT_NAME: Final = "SGX Root CA"
 LEAF_NAME: Final = "SGX PCK Certificate"
 CA_NAMES: Final = {"processor": "SGX PCK Processor CA", "platform": "SGX PCK Platform CA"}
 
 _SGX: Final = "1.2.840.113741.1.13.1"
+_SGX_OID: Final = bytes.fromhex("2a864886f84d010d01")
 _COMPONENTS: Final = 16
 _DESCRIPTIONS: Final = {
     PLAIN_PPID: "PPID; the PCK certificate has to be asked for",
@@ -65,31 +68,34 @@ class PckChain:
     @property
     def validities(self) -> tuple[Validity, ...]:
         """When each certificate is valid, root first."""
-        return (self.root.validity, self.ca.validity, self.leaf.validity)
+        what = f"a certificate of {_CHAIN}"
+        return tuple(one.validity(STEP, what) for one in (self.root, self.ca, self.leaf))
 
 
-def verify_pck_chain(certification: CertificationData, roots: Sequence[TrustRoot]) -> PckChain:
+def verify_pck_chain(
+    certification: CertificationData, roots: Sequence[TrustRoot], memory: CertificateMemory | None = None
+) -> PckChain:
     """The chain in a quote's certification data: leaf, CA and root, signatures up to a trusted root.
 
     Untrusted of step ``certification-data`` for a type that holds no chain, of ``pck-chain`` for anything else.
     """
-    chain = read_chain(_chain_pem(certification), STEP, "the PCK chain")
-    root = named(chain, ROOT_NAME, STEP, "the PCK chain")
-    leaf = named(chain, LEAF_NAME, STEP, "the PCK chain")
+    chain = read_chain(_chain_pem(certification), STEP, _CHAIN, memory)
+    root = named(chain, ROOT_NAME, STEP, _CHAIN)
+    leaf = named(chain, LEAF_NAME, STEP, _CHAIN)
     ca_kind, ca = _ca(chain, leaf)
-    trusted = verify_root(root, roots, STEP)
-    verify_intermediate(ca, root, STEP)
-    verify_leaf(leaf, ca, STEP)
+    trusted = verify_root(root, roots, STEP, memory)
+    verify_intermediate(ca, root, STEP, memory)
+    verify_leaf(leaf, ca, STEP, memory)
     return PckChain(leaf=leaf, ca=ca, root=root, trusted=trusted, platform=read_platform(leaf, ca_kind))
 
 
-def collateral_key(quote: Quote) -> CollateralKey:
+def collateral_key(quote: Quote, memory: CertificateMemory | None = None) -> CollateralKey:
     """Which collateral belongs to ``quote``: its TEE, and FMSPC and CA of its PCK certificate, not yet trusted.
 
     Untrusted of step ``certification-data`` if the quote does not carry its PCK certificate, of ``pck-chain`` if the
     certificate cannot be read.
     """
-    leaf, kind = _unverified_leaf(quote.certification)
+    leaf, kind = _unverified_leaf(quote.certification, memory)
     return CollateralKey(tee=quote.tee, fmspc=read_platform(leaf, kind).fmspc, ca=kind)
 
 
@@ -111,12 +117,14 @@ def summarise_certification(certification: CertificationData) -> CertificationSu
         platform = read_platform(leaf, kind)
     except Untrusted as error:
         return CertificationSummary(f"PCK certificate chain, unreadable: {error.message}")
-    return CertificationSummary(_DESCRIPTIONS[PCK_CHAIN], platform, (leaf.validity.not_before, leaf.validity.not_after))
+    return CertificationSummary(_DESCRIPTIONS[PCK_CHAIN], platform, (leaf.not_before, leaf.not_after))
 
 
-def _unverified_leaf(certification: CertificationData) -> tuple[Certificate, str]:
-    chain = read_chain(_chain_pem(certification), STEP, "the PCK chain")
-    leaf = named(chain, LEAF_NAME, STEP, "the PCK chain")
+def _unverified_leaf(
+    certification: CertificationData, memory: CertificateMemory | None = None
+) -> tuple[Certificate, str]:
+    chain = read_chain(_chain_pem(certification), STEP, _CHAIN, memory)
+    leaf = named(chain, LEAF_NAME, STEP, _CHAIN)
     return leaf, _ca_kind(leaf)
 
 
@@ -134,7 +142,7 @@ def _chain_pem(certification: CertificationData) -> bytes:
 
 def _ca(chain: Sequence[Certificate], leaf: Certificate) -> tuple[str, Certificate]:
     kind = _ca_kind(leaf)
-    return kind, named(chain, CA_NAMES[kind], STEP, "the PCK chain")
+    return kind, named(chain, CA_NAMES[kind], STEP, _CHAIN)
 
 
 def _ca_kind(leaf: Certificate) -> str:
@@ -154,11 +162,11 @@ def read_platform(leaf: Certificate, ca: str) -> Platform:
 
 def parse_sgx_extension(extension: bytes, ca: str) -> Platform:
     """The platform in the value of the extension 1.2.840.113741.1.13.1; Malformed for anything else."""
-    fields = _pairs(der.single(extension), _SGX, limit=16)
-    tcb = _pairs(_required(fields, 2), f"{_SGX}.2", limit=_COMPONENTS + 2)
+    fields = _pairs(der.single(extension), _SGX, _SGX_OID, limit=16)
+    tcb = _pairs(_required(fields, 2), f"{_SGX}.2", _SGX_OID + b"\x02", limit=_COMPONENTS + 2)
     components = bytes(_required(tcb, i + 1).unsigned(der.INTEGER, "SVN", limit=255) for i in range(_COMPONENTS))
     _required(tcb, 18).octets(16, "CPUSVN")
-    configuration = _pairs(fields[7], f"{_SGX}.7", limit=8) if 7 in fields else {}
+    configuration = _pairs(fields[7], f"{_SGX}.7", _SGX_OID + b"\x07", limit=8) if 7 in fields else {}
     return Platform(
         fmspc=_required(fields, 4).octets(6, "FMSPC"),
         pce_id=_required(fields, 3).octets(2, "PCEID"),
@@ -185,15 +193,28 @@ def _required(fields: dict[int, der.Element], number: int) -> der.Element:
     return fields[number]
 
 
-def _pairs(sequence: der.Element, prefix: str, *, limit: int) -> dict[int, der.Element]:
-    """A SEQUENCE OF SEQUENCE {OID, value} as values by the number behind ``prefix``; each at most once."""
+def _pairs(sequence: der.Element, prefix: str, stem: bytes, *, limit: int) -> dict[int, der.Element]:
+    """A SEQUENCE OF SEQUENCE {OID, value} as values by the number behind ``prefix``; each at most once.
+
+    ``stem`` is ``prefix`` as it is encoded.
+    """
     pairs: dict[int, der.Element] = {}
     for pair in der.elements(sequence.expect(der.SEQUENCE, prefix), limit=limit):
         members = der.elements(pair.expect(der.SEQUENCE, prefix), limit=2)
         if len(members) != 2:
             raise Malformed("a field without value", where="SGX extension")
-        stem, _, last = members[0].oid(prefix).rpartition(".")
-        if stem != prefix or int(last) in pairs:
-            raise Malformed(f"field {stem}.{last} is unexpected or there twice", where="SGX extension")
-        pairs[int(last)] = members[1]
+        number = _number_behind(members[0], prefix, stem)
+        if number in pairs:
+            raise Malformed(f"field {prefix}.{number} is there twice", where="SGX extension")
+        pairs[number] = members[1]
     return pairs
+
+
+def _number_behind(oid: der.Element, prefix: str, stem: bytes) -> int:
+    encoded = oid.expect(der.OBJECT_IDENTIFIER, prefix)
+    if encoded[:-1] == stem and encoded[-1] < 0x80:  # all that the vendor has; the rest is for the sake of the message
+        return encoded[-1]
+    before, _, last = oid.oid(prefix).rpartition(".")
+    if before != prefix:
+        raise Malformed(f"field {before}.{last} is unexpected", where="SGX extension")
+    return int(last)

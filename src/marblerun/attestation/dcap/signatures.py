@@ -13,7 +13,7 @@ from marblerun.errors import Untrusted
 
 RAW_SIGNATURE_BYTES: Final = 64
 RAW_KEY_BYTES: Final = 64
-_ECDSA_SHA256: Final = ec.ECDSA(hashes.SHA256())
+ECDSA_SHA256: Final = ec.ECDSA(hashes.SHA256())
 _P256: Final = ec.SECP256R1()
 
 
@@ -25,7 +25,7 @@ def verify_raw_signature(
         raise Untrusted(f"the signature of {what} is {len(signature)} bytes long", step=step, reason="bad-signature")
     encoded = encode_dss_signature(int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big"))
     try:
-        key.verify(encoded, message, _ECDSA_SHA256)
+        key.verify(encoded, message, ECDSA_SHA256)
     except InvalidSignature as error:
         raise Untrusted(f"the signature of {what} is wrong", step=step, reason="bad-signature") from error
 

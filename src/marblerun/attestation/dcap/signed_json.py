@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final, NoReturn
 
 from marblerun.attestation.model import PartStatus, TcbStatus
@@ -74,7 +74,7 @@ class Fields:
         if not _TIME.fullmatch(text):
             self._refuse(name, f"{text!r} is not a time")
         try:
-            return datetime.fromisoformat(text).astimezone(UTC)
+            return datetime.fromisoformat(text)  # the Z makes it UTC
         except (ValueError, OverflowError):
             self._refuse(name, f"{text!r} is not a time")
 
@@ -98,14 +98,10 @@ class Fields:
     def svns(self, name: str, count: int) -> bytes:
         """A list of exactly ``count`` objects that each have an ``svn`` from 0 to 255, one byte each."""
         components: Sequence[Any] = self._get(name, list)
-        svns = [
-            component["svn"]
-            for component in components
-            if isinstance(component, dict) and type(component.get("svn")) is int and 0 <= component["svn"] <= 255
-        ]
-        if len(components) != count or len(svns) != count:
+        svns = _svns(components)
+        if svns is None or len(svns) != count:
             self._refuse(name, f"is not a list of {count} SVNs from 0 to 255")
-        return bytes(svns)
+        return svns
 
     def texts(self, name: str, *, limit: int) -> tuple[str, ...]:
         """A list of strings, at most ``limit``; empty if the member is absent."""
@@ -126,6 +122,15 @@ class Fields:
             tcb_date=self.time("tcbDate"),
             advisories=self.texts("advisoryIDs", limit=MAX_ADVISORIES),
         )
+
+
+def _svns(components: Sequence[Any]) -> bytes | None:
+    try:
+        svns = [component["svn"] for component in components]
+        # A bool is an int in Python, but not here. bytes() itself takes 0 to 255 only.
+        return bytes(svns) if set(map(type, svns)) <= {int} else None
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def parse_object(text: str, path: str) -> Fields:

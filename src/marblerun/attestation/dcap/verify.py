@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,14 +17,14 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from marblerun.attestation.dcap.collateral import VouchedCollateral, verify_collateral
-from marblerun.attestation.dcap.pck import PckChain, verify_pck_chain
+from marblerun.attestation.dcap.collateral import CollateralMemory, VouchedCollateral, verify_collateral
+from marblerun.attestation.dcap.pck import PckChain, collateral_key, verify_pck_chain
 from marblerun.attestation.dcap.qe import matching_level, verify_identity
 from marblerun.attestation.dcap.quote import CertificationData, Quote, parse_quote
 from marblerun.attestation.dcap.signatures import read_raw_key, verify_raw_signature
 from marblerun.attestation.dcap.tcb import TcbVerdict, evaluate_sgx, evaluate_tdx, verify_module
 from marblerun.attestation.dcap.validity import verify_validity
-from marblerun.attestation.model import Claims, Collateral, PartStatus, SgxReport, TdReport, TrustRoot
+from marblerun.attestation.model import Claims, Collateral, CollateralKey, PartStatus, SgxReport, TdReport, TrustRoot
 from marblerun.attestation.sgx import parse_sgx_report
 from marblerun.attestation.tdx import verify_td_attributes
 from marblerun.errors import Malformed, Untrusted
@@ -34,6 +35,8 @@ MAX_CACHED_COLLATERAL: Final = 64
 MAX_CACHED_CHAINS: Final = 1024
 MAX_CACHED_KEYS: Final = 1024
 MAX_CACHED_VERDICTS: Final = 1024
+# Digests of certification data nobody has vouched for, some 250 bytes each: anybody may fill them.
+MAX_CACHED_COLLATERAL_KEYS: Final = 4096
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,11 +73,13 @@ class Verifier:
 
     def __init__(self, roots: Sequence[TrustRoot]) -> None:
         self._roots = tuple(roots)
+        self._memory = CollateralMemory()
         # Refusals raise, and lru_cache keeps no exceptions: nothing that failed is ever remembered.
         self._vouched = lru_cache(MAX_CACHED_COLLATERAL)(self._vouch)
         self._chain = lru_cache(MAX_CACHED_CHAINS)(self._verify_chain)
         self._enclave = lru_cache(MAX_CACHED_KEYS)(_verify_quoting_enclave)
         self._verdict = lru_cache(MAX_CACHED_VERDICTS)(_evaluate)
+        self._keys: OrderedDict[bytes, tuple[bytes, str]] = OrderedDict()
 
     @property
     def roots(self) -> tuple[TrustRoot, ...]:
@@ -83,9 +88,12 @@ class Verifier:
 
     def verify(self, quote_bytes: bytes, collateral: Collateral, at: datetime) -> Claims:
         """What the quote says, at the time ``at`` (aware). Raises Malformed (step 1) or Untrusted (steps 3 to 12)."""
+        return self.verify_parsed(parse_quote(quote_bytes), collateral, at)  # 1
+
+    def verify_parsed(self, quote: Quote, collateral: Collateral, at: datetime) -> Claims:
+        """The same for a quote that was parsed before, which is step 1."""
         if at.tzinfo is None:
             raise ValueError("`at` must be an aware time")
-        quote = parse_quote(quote_bytes)  # 1
         if not self._roots:
             raise Untrusted("no root of trust is configured", step="root", reason="unknown-root")
         vouched = self._vouched(collateral)  # 3, 4: signatures
@@ -103,17 +111,37 @@ class Verifier:
         _verify_report(quote.report)  # 12
         return _claims(quote, vouched, chain, enclave, verdict)
 
+    def collateral_key(self, quote: Quote) -> CollateralKey:
+        """:func:`pck.collateral_key`, remembered by the content of the certification data; it proves nothing."""
+        certification = quote.certification
+        digest = hashlib.sha256(certification.type.to_bytes(2, "big") + certification.data).digest()
+        known = self._keys.get(digest)
+        if known is None:
+            key = collateral_key(quote, self._memory)
+            known = self._keys[digest] = (key.fmspc, key.ca)
+            while len(self._keys) > MAX_CACHED_COLLATERAL_KEYS:
+                self._keys.popitem(last=False)
+        return CollateralKey(tee=quote.tee, fmspc=known[0], ca=known[1])
+
     def forget_evidence(self) -> None:
         """Drop what is remembered about machines and their QEs; collateral stays. Changes speed, never a verdict."""
         self._chain.cache_clear()
         self._enclave.cache_clear()
         self._verdict.cache_clear()
+        self._keys.clear()
+        self._memory.forget_recent()
+
+    def forget_platforms(self) -> None:
+        """The same for platform families (TCB Infos) too; authorities, CRLs and QE identities stay."""
+        self.forget_evidence()
+        self._vouched.cache_clear()
+        self._memory.tcb_info.cache_clear()
 
     def _vouch(self, collateral: Collateral) -> VouchedCollateral:
-        return verify_collateral(collateral, self._roots)
+        return verify_collateral(collateral, self._roots, self._memory)
 
     def _verify_chain(self, certification: CertificationData) -> PckChain:
-        return verify_pck_chain(certification, self._roots)
+        return verify_pck_chain(certification, self._roots, self._memory)
 
 
 def _verify_collateral_now(vouched: VouchedCollateral, at: datetime) -> None:
