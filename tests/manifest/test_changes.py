@@ -83,12 +83,17 @@ def test_m11_parameters_see_the_order_of_arguments() -> None:
 
 def test_m12_marbles_ignore_the_order_of_tags() -> None:
     assert c.marbles_equal(MARBLE, replace(MARBLE, tls=("u", "t")))
+    named = replace(MARBLE, allowed_dns_names=("a", "b"))
+    assert c.marbles_equal(named, replace(named, allowed_dns_names=("b", "a", "a")))
+    assert not c.marbles_equal(named, replace(named, allowed_dns_names=("a",)))
     for other in (
         replace(MARBLE, tls=("t", "u", "u")),
         replace(MARBLE, package="q"),
         replace(MARBLE, max_activations=2),
         replace(MARBLE, disable_secret_binding=True),
         replace(MARBLE, parameters=Parameters()),
+        replace(MARBLE, allowed_dns_names=()),
+        replace(MARBLE, allowed_ips=("10.0.0.1",)),
     ):
         assert not c.marbles_equal(MARBLE, other)
 
@@ -105,6 +110,20 @@ def test_m13_definitions_ignore_certificate_and_values() -> None:
         replace(one, valid_for=8),
     ):
         assert not c.definitions_equal(one, other)
+
+
+def test_m13_secrets_themselves_see_certificate_and_values_too() -> None:
+    one = Secret("cert-rsa", 2048, True, False, 7, b"c", b"k", b"p")
+    assert one == replace(one)
+    for other in (
+        replace(one, certificate=b"d"),
+        replace(one, private=b"l"),
+        replace(one, public=b"q"),
+        replace(one, type="cert-ecdsa"),
+        replace(one, size=1024),
+        replace(one, valid_for=8),
+    ):
+        assert one != other
 
 
 def test_packages_ignore_the_order_of_lists_and_tell_unset_from_zero() -> None:

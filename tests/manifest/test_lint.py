@@ -29,13 +29,15 @@ def clean() -> dict[str, Any]:
             "m": {
                 "Package": "p",
                 "MaxActivations": 1,
+                "AllowedDNSNames": ["m.mesh"],
+                "AllowedIPs": ["10.0.0.0/8"],
                 "TLS": ["t"],
                 "Parameters": {
                     "Files": {"/key": "{{ raw .Secrets.key }}", "/data": {"Data": "{{", "NoTemplates": True}},
                     "Env": {"UP": '{{ index .Secrets "up" | string }}', "CA": "{{ pem .MarbleRun.RootCA.Cert }}"},
                 },
             },
-            "n": {"Package": "q"},
+            "n": {"Package": "q", "AllowedDNSNames": [], "AllowedIPs": []},
         },
         "Secrets": {
             "key": {"Type": "symmetric-key", "Size": 128, "Shared": True},
@@ -97,6 +99,12 @@ def test_a_good_manifest_has_no_findings() -> None:
         ("RecoveryKeys|b", None, "recovery-threshold", "Config.RecoveryThreshold"),
         ("Config", {"UpdateThreshold": 2, "SealMode": "Disabled"}, "sealing-disabled", "Config.SealMode"),
         ("Marbles|m|MaxActivations", 0, "unlimited-reader", "Marbles.m"),
+        ("Marbles|m|AllowedDNSNames", None, "names-unrestricted", "Marbles.m"),
+        ("Marbles|m|AllowedIPs", None, "names-unrestricted", "Marbles.m"),
+        ("Marbles|m|AllowedDNSNames", ["a", "*.b"], "wildcard-name", "Marbles.m.AllowedDNSNames[1]"),
+        ("Marbles|m|AllowedIPs", ["::/0"], "wildcard-name", "Marbles.m.AllowedIPs[0]"),
+        ("Marbles|m|AllowedDNSNames", ["a.*"], "allowed-dns-name", "Marbles.m.AllowedDNSNames[0]"),
+        ("Marbles|m|AllowedIPs", ["10.0.0.1/8"], "allowed-ip", "Marbles.m.AllowedIPs[0]"),
         ("Marbles|m|DisableSecretBinding", True, "binding-disabled", "Marbles.m.DisableSecretBinding"),
         ("Marbles|n|Parameters", {"Env": {"K": "{{ hex .Secrets.key }}"}}, "secret-across-signers", "Secrets.key"),
         ("Marbles|n|Parameters", {"Env": {"K": "{{ hex .Secrets.no }}"}}, "reference-undefined", ENV_K),
@@ -133,6 +141,12 @@ def test_a_misplaced_key_is_told_where_it_belongs() -> None:
 def test_text_that_is_no_json_is_one_finding_with_its_place() -> None:
     (finding,) = lint(b'{"Packages": \n  oops}')
     assert (finding.rule, finding.line, finding.column) == ("json", 2, 3)
+
+
+def test_bytes_that_are_not_utf8_are_told_with_their_place() -> None:
+    text = '{"Packages":\n {"é": {"SignerID": "\udcff\udcfe"}}}'.encode(errors="surrogateescape")
+    (finding,) = [found for found in lint(text) if found.rule == "not-utf8"]
+    assert (finding.severity, finding.line, finding.column) == (Severity.WARNING, 2, 22)
 
 
 def test_every_rule_that_can_fire_is_documented() -> None:

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.go.oracle import Oracle, running
 from tests.manifest import golden, json_documents
+from tests.manifest.keys import certificate_der
 
 from marblerun.errors import Malformed
 from marblerun.manifest.model import Config, File, Infrastructure, Manifest, Marble, Package, Parameters
@@ -23,6 +24,8 @@ from marblerun.manifest.parse import (
     parse_tls_tag,
 )
 from marblerun.pki.profiles import CertificateTemplate, Name
+from marblerun.secrets.codec import decode_secret, encode_secret
+from marblerun.secrets.model import Secret
 from marblerun.wire import limits
 from marblerun.wire.gojson import BadJson
 
@@ -117,6 +120,15 @@ def test_a_certificate_in_base64_is_kept_and_invalid_base64_is_no_certificate() 
         parse_secret_definition(b'{"Cert": ""}')
 
 
+def test_m6_a_certificate_in_json_reads_back_as_the_same_bytes() -> None:
+    """M6: as a stored secret has it, and as a manifest may have it."""
+    der = certificate_der("alice")
+    stored = encode_secret(Secret(type="cert-rsa", certificate=der))
+    assert decode_secret(stored).certificate == der
+    assert parse_secret_definition(stored).certificate == der
+    assert encode_secret(decode_secret(stored)) == stored
+
+
 @pytest.mark.parametrize(
     ("text", "where", "says"),
     [
@@ -131,6 +143,21 @@ def test_a_refusal_names_the_place_and_what_was_expected(text: bytes, where: str
     with pytest.raises(BadJson, match=says) as caught:
         parse_manifest(text)
     assert caught.value.where == where
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        (b"{}", None),
+        (b'{"AllowedDNSNames": null}', None),
+        (b'{"AllowedDNSNames": []}', ()),
+        (b'{"alloweddnsnames": ["a", "*.b"]}', ("a", "*.b")),
+        (b'{"AllowedDNSNames": ["a"], "AllowedDNSNames": null}', None),
+    ],
+)
+def test_a_list_of_names_that_is_not_there_is_not_an_empty_one(text: bytes, names: tuple[str, ...] | None) -> None:
+    assert parse_marble(text).allowed_dns_names == names
+    assert parse_marble(text.replace(b"DNSNames", b"IPs").replace(b"dnsnames", b"ips")).allowed_ips == names
 
 
 def test_a_manifest_above_the_limit_is_refused_unread() -> None:

@@ -88,6 +88,15 @@ def test_data_that_is_too_short_for_its_header_is_malformed(data: bytes) -> None
         box.parse_sealed_data(data)
 
 
+def test_a_state_that_could_not_be_read_again_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    largest = len(box.build_sealed_data(DEK, b"null", {"a": bytes(3000)}, bytes(12)))
+    monkeypatch.setattr(box, "MAX_SEALED_STATE_BYTES", largest)
+    data = box.build_sealed_data(DEK, b"null", {"a": bytes(3000)}, bytes(12))
+    assert box.open_sealed_data(DEK, data) == {"a": bytes(3000)}
+    with pytest.raises(Malformed):
+        box.build_sealed_data(DEK, b"null", {"a": bytes(3001)}, bytes(12))
+
+
 def test_every_truncation_of_both_files_is_refused() -> None:
     for size in range(len(DATA)):
         with pytest.raises((Malformed, Untrusted)):

@@ -52,6 +52,8 @@ class _CertShape(Shape[Cert]):
 
     def read(self, history: History, trail: Trail) -> Cert:
         cert = Cert()
+        if not history:
+            return cert
         objects: list[Node] = []  # objects are merged, unless a certificate comes between
         for node in history:
             if not isinstance(node, String):

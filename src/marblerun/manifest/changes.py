@@ -98,7 +98,7 @@ def packages_equal(one: Package, other: Package) -> bool:
 
 
 def infrastructures_equal(one: Infrastructure, other: Infrastructure) -> bool:
-    """All four fields equal."""
+    """All fields equal."""
     return one == other
 
 
@@ -113,12 +113,13 @@ def parameters_equal(one: Parameters, other: Parameters) -> bool:
 
 
 def marbles_equal(one: Marble, other: Marble) -> bool:
-    """Package, limit, parameters and secret binding equal; tags as a multiset."""
+    """Package, limit, parameters and secret binding equal; tags as a multiset, allowed names as sets."""
     return (
         one.package == other.package
         and one.max_activations == other.max_activations
         and one.disable_secret_binding == other.disable_secret_binding
         and Counter(one.tls) == Counter(other.tls)
+        and _allowed(one) == _allowed(other)
         and parameters_equal(one.parameters, other.parameters)
     )
 
@@ -158,11 +159,17 @@ def _package_key(package: Package) -> tuple[object, ...]:
         package.security_version,
         Counter(package.accepted_tcb_statuses),
         Counter(package.accepted_advisories),
+        package.tdx,
     )
 
 
 def _definition_key(secret: SecretDefinition | Secret) -> tuple[object, ...]:
     return (secret.type, secret.size, secret.shared, secret.user_defined, secret.valid_for)
+
+
+def _allowed(marble: Marble) -> tuple[frozenset[str] | None, ...]:
+    lists = (marble.allowed_dns_names, marble.allowed_ips)
+    return tuple(None if names is None else frozenset(names) for names in lists)
 
 
 def _sorted_entries(entries: tuple[TlsEntry, ...]) -> list[tuple[str, str, str, bool]]:

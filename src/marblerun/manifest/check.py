@@ -12,8 +12,10 @@ from collections.abc import Collection, Iterator, Mapping
 from itertools import islice
 from typing import Final
 
+from marblerun.manifest.allowed import is_dns_pattern, parse_network
 from marblerun.manifest.material import check_material
 from marblerun.manifest.model import Manifest, Marble, Package, Role, TlsEntry
+from marblerun.manifest.platforms import check_platforms
 from marblerun.manifest.report import Problem, Report
 from marblerun.secrets.model import SecretType
 from marblerun.wire.gojson import lower
@@ -53,7 +55,7 @@ def check_manifest(manifest: Manifest, environment: Mapping[str, str]) -> Report
     """Every error and warning; ``environment`` is asked only for the variables that HSM sealing needs.
 
     1. packages and Marbles exist  2. Marbles and the packages they use  3. TLS tags  4. users  5. roles  6. secrets
-    7. update threshold  8. seal mode  9. feature gates  10. recovery threshold
+    7. update threshold  8. seal mode  9. feature gates  10. recovery threshold  11. TDs and platforms
     """
     steps = (
         _presence(manifest),  # 1
@@ -66,6 +68,7 @@ def check_manifest(manifest: Manifest, environment: Mapping[str, str]) -> Report
         _seal_mode(manifest),  # 8
         _feature_gates(manifest, environment),  # 9
         _recovery(manifest),  # 10
+        check_platforms(manifest),  # 11
     )
     return Report.of(problem for step in steps for problem in step)
 
@@ -127,6 +130,28 @@ def _marbles(manifest: Manifest) -> Iterator[Problem]:
             seen.add(marble.package)
             yield from _package(marble.package, package)
         yield from _marble_tags(path, marble, manifest)
+        yield from _allowed_names(path, marble)
+
+
+def _allowed_names(path: str, marble: Marble) -> Iterator[Problem]:
+    for index, pattern in enumerate(marble.allowed_dns_names or ()):
+        if not is_dns_pattern(pattern):
+            yield Problem(
+                f"{path}.AllowedDNSNames[{index}]",
+                f"{pattern[:80]!r} is not a DNS name",
+                expected="a name such as db.example.com, or *.example.com for one more label",
+                hint="an asterisk stands for a whole first label; names outside ASCII are written as xn--...",
+                code="allowed-dns-name",
+            )
+    for index, text in enumerate(marble.allowed_ips or ()):
+        if parse_network(text) is None:
+            yield Problem(
+                f"{path}.AllowedIPs[{index}]",
+                f"{text[:80]!r} is neither an IP address nor a network",
+                expected="an address such as 10.0.0.1, or a network such as 10.0.0.0/8",
+                hint="a network has no bits set beyond its prefix",
+                code="allowed-ip",
+            )
 
 
 def _marble_tags(path: str, marble: Marble, manifest: Manifest) -> Iterator[Problem]:
@@ -144,6 +169,8 @@ def _marble_tags(path: str, marble: Marble, manifest: Manifest) -> Iterator[Prob
 
 def _package(name: str, package: Package) -> Iterator[Problem]:
     path = f"Packages.{name}"
+    if package.tdx is not None and not package.states_enclave:
+        return
     stated = [
         key
         for key, present in (

@@ -7,8 +7,10 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from marblerun.errors import Malformed
+from marblerun.manifest.allowed import parse_network
 from marblerun.manifest.check import update_users
 from marblerun.manifest.model import File, Manifest, Marble, Package
+from marblerun.manifest.platforms import platform_hazards
 from marblerun.manifest.report import Problem
 from marblerun.manifest.templates import ENV_FUNCTIONS, FILE_FUNCTIONS, FunctionSet, compile_template
 from marblerun.secrets.model import SecretType
@@ -30,6 +32,7 @@ def hazards(manifest: Manifest) -> Iterator[Problem]:
                     uses[entry.cert].add(name)
     yield from _unused(manifest, uses)
     yield from _packages(manifest)
+    yield from platform_hazards(manifest)
     yield from _marbles(manifest, uses)
     yield from _secrets(manifest, uses)
     yield from _governance(manifest)
@@ -132,12 +135,45 @@ def _marbles(manifest: Manifest, uses: Mapping[str, set[str]]) -> Iterator[Probl
                 hint="set MaxActivations to the number of instances you expect",
                 code="unlimited-reader",
             )
+        yield from _names(name, marble)
         if marble.disable_secret_binding:
             yield Problem(
                 f"Marbles.{name}.DisableSecretBinding",
                 f"private secrets of Marble {name} are not bound to its type",
                 code="binding-disabled",
             )
+
+
+def _names(name: str, marble: Marble) -> Iterator[Problem]:
+    keys = (("AllowedDNSNames", marble.allowed_dns_names), ("AllowedIPs", marble.allowed_ips))
+    absent = [key for key, names in keys if names is None]
+    if absent:
+        yield Problem(
+            f"Marbles.{name}",
+            f"Marble {name} may ask for a certificate for any {' and '.join(_KINDS[key] for key in absent)}",
+            hint=f"list what it may be reached by in {' and '.join(absent)}; an empty list allows the local host only",
+            code="names-unrestricted",
+        )
+    for index, pattern in enumerate(marble.allowed_dns_names or ()):
+        if "*" in pattern:
+            yield Problem(
+                f"Marbles.{name}.AllowedDNSNames[{index}]",
+                f"Marble {name} may ask for a certificate for any name that fits {pattern}",
+                hint="list the names that are served",
+                code="wildcard-name",
+            )
+    for index, text in enumerate(marble.allowed_ips or ()):
+        network = parse_network(text)
+        if network is not None and not network.prefixlen:
+            yield Problem(
+                f"Marbles.{name}.AllowedIPs[{index}]",
+                f"{text} is every address",
+                hint="name the network that the Marble runs in",
+                code="wildcard-name",
+            )
+
+
+_KINDS: Final = {"AllowedDNSNames": "DNS name", "AllowedIPs": "IP address"}
 
 
 def _secrets(manifest: Manifest, uses: Mapping[str, set[str]]) -> Iterator[Problem]:

@@ -47,11 +47,33 @@ def lint(raw: bytes, environment: Mapping[str, str] | None = None) -> tuple[Find
     ``environment`` stands for the Coordinator's; without it, what depends on it is not asked.
     """
     if len(raw) > limits.MAX_MANIFEST_BYTES:
-        return (_finding("json", "", 1, 1, f"manifest is larger than {limits.MAX_MANIFEST_BYTES} bytes"),)
+        return (unreadable(f"manifest is larger than {limits.MAX_MANIFEST_BYTES} bytes"),)
     try:
         document = parse_tree(raw)
     except BadJson as error:
-        return tuple(_finding("json", f.path, f.line, f.column, f.message) for f in error.faults)
+        return tuple(unreadable(f.message, f.line, f.column) for f in error.faults)
+    return (*undecodable(raw), *lint_document(document, environment))
+
+
+def unreadable(message: str, line: int = 1, column: int = 1) -> Finding:
+    """The finding about a text that is no document at all."""
+    return _finding("json", "", line, column, message)
+
+
+def undecodable(raw: bytes) -> tuple[Finding, ...]:
+    """The finding about bytes of a JSON text that are not UTF-8, if there are any; it tells the first."""
+    try:
+        raw.decode()
+    except UnicodeDecodeError as error:
+        line, start = raw.count(b"\n", 0, error.start) + 1, raw.rfind(b"\n", 0, error.start) + 1
+        column = len(raw[start : error.start].decode()) + 1
+        hint = "write binary data in base64 or hex: see the key Encoding"
+        return (_finding("not-utf8", "", line, column, "bytes that are not UTF-8 become U+FFFD", hint),)
+    return ()
+
+
+def lint_document(document: Document, environment: Mapping[str, str] | None = None) -> tuple[Finding, ...]:
+    """The same for a text that was read into a tree, whatever language it is written in."""
     walk = _Walk(document)
     walk.visit(document.root, parse.manifest, "")
     findings = walk.findings
@@ -104,6 +126,7 @@ class _Walk:
                 self._duplicates(node, path, exact=True)
                 for at, key, value in node.members:
                     self._place(f"{path}.{key}", at)
+                    self._boolean_name(at, key, path)
                     self.visit(value, inside.entries, f"{path}.{key}")
             case Object() if inside.fields:
                 self._duplicates(node, path, exact=False)
@@ -115,6 +138,12 @@ class _Walk:
                     self.visit(item, inside.elements, f"{path}[{index}]")
             case String():
                 self._string(node, shape, path)
+
+    def _boolean_name(self, at: int, key: str, path: str) -> None:
+        """A name that is a word for true or false without quotes; only YAML knows such keys."""
+        if key in ("true", "false") and self._document.text[at : at + 1] not in ('"', "'"):
+            message = f"YAML reads this name as {key}"
+            self._note("yaml-boolean", f"{path}.{key}", at, message, "put it in quotes")
 
     def _field(self, at: int, key: str, value: Node, shape: Shape[Any], path: str) -> None:
         known = _fields(shape)
@@ -211,4 +240,4 @@ def _collect_homes() -> dict[str, tuple[str, ...]]:
 
 _HOMES = _collect_homes()
 
-__all__ = ["Finding", "Severity", "lint"]
+__all__ = ["Finding", "Severity", "lint", "lint_document", "undecodable", "unreadable"]

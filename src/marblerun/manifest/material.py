@@ -19,13 +19,12 @@ from marblerun.pki import extensions
 from marblerun.pki.names import encode_name
 from marblerun.pki.parsed import parse_certificate
 from marblerun.pki.profiles import CertificateTemplate
+from marblerun.secrets.generate import MAX_RSA_BITS, MAX_SHARED_KEY_BYTES, MIN_RSA_BITS
 from marblerun.secrets.model import SecretDefinition, SecretType
 from marblerun.wire.gopem import first_block
 
 # HKDF with SHA-256 gives at most 255 blocks of 32 bytes; private keys are derived with it.
 MAX_PRIVATE_KEY_BITS: Final = 255 * 32 * 8
-# Go's crypto/rsa neither makes nor uses smaller keys.
-MIN_RSA_BITS: Final = 1024
 ECDSA_BITS: Final = (224, 256, 384, 521)
 # Go's numbers of ECDSA with SHA-256, SHA-384 and SHA-512; 0 lets the signer choose. The signer's key is ECDSA.
 SIGNATURE_ALGORITHMS: Final = (0, 10, 11, 12)
@@ -112,8 +111,12 @@ def _size_fault(secret: SecretDefinition) -> str:
                 return "a positive multiple of 8 (bits)"
             if size > MAX_PRIVATE_KEY_BITS and not secret.shared and not secret.user_defined:
                 return f"at most {MAX_PRIVATE_KEY_BITS} bits for a key that is derived"
+            if size > MAX_SHARED_KEY_BYTES * 8 and not secret.user_defined:
+                return f"at most {MAX_SHARED_KEY_BYTES * 8} bits (1 MiB)"
         case SecretType.CERT_RSA if size < MIN_RSA_BITS:
             return f"at least {MIN_RSA_BITS} bits, better 3072"
+        case SecretType.CERT_RSA if size > MAX_RSA_BITS:
+            return f"at most {MAX_RSA_BITS} bits; larger keys take minutes to make"
         case SecretType.CERT_ECDSA if size not in ECDSA_BITS:
             return "one of 224, 256, 384, 521"
         case SecretType.CERT_ED25519 if size:

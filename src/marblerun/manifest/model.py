@@ -9,8 +9,34 @@ from marblerun.secrets.model import SecretDefinition
 
 
 @dataclass(frozen=True, slots=True)
+class TdxIdentity:
+    """Which TDs may run: expected values of their report, in hex as written; ``None`` and empty text: not stated."""
+
+    mrtd: str = ""
+    """What the TD was built from, its firmware; 48 bytes."""
+    rtmrs: tuple[str, str, str, str] = ("", "", "", "")
+    """RTMR0 to RTMR3, 48 bytes each."""
+    mr_config_id: str = ""
+    mr_owner: str = ""
+    mr_owner_config: str = ""
+    mr_seam: str = ""
+    """The TDX module as launched, 48 bytes."""
+    mr_service_td: str = ""
+    """The service TDs bound to it, 48 bytes; where nothing is stated, there must be none."""
+    td_attributes: str = ""
+    """8 bytes, as in the report."""
+    td_attributes_mask: str = ""
+    """Which bits count; all of them if not stated."""
+    xfam: str = ""
+    """8 bytes, as in the report."""
+    xfam_mask: str = ""
+    module_svn: int | None = None
+    """Lowest security version of the TDX module as launched, the first byte of TEE_TCB_SVN."""
+
+
+@dataclass(frozen=True, slots=True)
 class Package:
-    """Which enclaves may run: expected properties of their evidence. ``None`` and empty text mean not stated."""
+    """Which enclaves and TDs may run: expected properties of their evidence. ``None`` and empty text: not stated."""
 
     debug: bool = False
     unique_id: str = ""
@@ -22,16 +48,35 @@ class Package:
     """Lowest ISVSVN admitted."""
     accepted_tcb_statuses: tuple[str, ...] = ()
     accepted_advisories: tuple[str, ...] = ()
+    tdx: TdxIdentity | None = None
+    """Which TDs; ``None`` admits none. Not in the reference."""
+
+    @property
+    def states_enclave(self) -> bool:
+        """Whether anything is said about SGX enclaves."""
+        numbers = (self.product_id, self.security_version)
+        return bool(self.unique_id or self.signer_id) or any(number is not None for number in numbers)
 
 
 @dataclass(frozen=True, slots=True)
 class Infrastructure:
-    """Which platforms may be used; the reference stores these and does not enforce them."""
+    """Which platforms may be used; the reference stores the first four and does not enforce them.
+
+    Of the lists, ``None`` is no rule and an empty one admits nothing.
+    """
 
     cpu_svn: bytes = b""
     qe_svn: int | None = None
     pce_svn: int | None = None
     root_ca: bytes = b""
+    fmspcs: tuple[str, ...] | None = None
+    """Platform families, 6 bytes each, hex as written."""
+    ppids: tuple[str, ...] | None = None
+    """Processors, 16 bytes each, hex as written."""
+    platform_instance_ids: tuple[str, ...] | None = None
+    """Machines of several processors, 16 bytes each, hex as written."""
+    min_tcb_evaluation_data_number: int | None = None
+    """Lowest generation of the vendor's judgement."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +108,13 @@ class Marble:
     parameters: Parameters = field(default_factory=Parameters)
     tls: tuple[str, ...] = ()
     disable_secret_binding: bool = False
+    allowed_dns_names: tuple[str, ...] | None = None
+    """Names that its certificate may state, ``*.example.com`` for one label; ``None`` means any, ``()`` none.
+
+    Our own addition, as is the next; see :mod:`marblerun.policy.names`.
+    """
+    allowed_ips: tuple[str, ...] | None = None
+    """Addresses, or networks in CIDR notation, likewise."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from marblerun.manifest.model import (
     Package,
     Parameters,
     Role,
+    TdxIdentity,
     TlsEntry,
     TlsTag,
     User,
@@ -38,6 +39,7 @@ from marblerun.wire.gojson import (
     list_of,
     lower,
     mapping,
+    nullable_list_of,
     optional,
     string,
     struct,
@@ -94,6 +96,10 @@ def decode_file_data(data: str, encoding: str) -> bytes:
     raise ValueError(f"unknown Encoding {encoding[:40]!r}, expected string, base64 or hex")
 
 
+def _tdx(*, rtmr0: str, rtmr1: str, rtmr2: str, rtmr3: str, **rest: object) -> TdxIdentity:
+    return TdxIdentity(rtmrs=(rtmr0, rtmr1, rtmr2, rtmr3), **rest)  # type: ignore[arg-type]
+
+
 def _secret(*, cert: Cert, **rest: object) -> SecretDefinition:
     return SecretDefinition(template=cert.template, certificate=cert.der, **rest)  # type: ignore[arg-type]
 
@@ -102,8 +108,27 @@ _FILE_OBJECT: Final = struct(
     _file, ("Data", "data", string), ("Encoding", "encoding", string), ("NoTemplates", "no_templates", boolean)
 )
 _STRINGS: Final = list_of(string)
+_NULLABLE_STRINGS: Final = nullable_list_of(string)
 _UINT: Final = uint(64)
 
+_TDX: Final = struct(
+    _tdx,
+    ("MRTD", "mrtd", string),
+    ("RTMR0", "rtmr0", string),
+    ("RTMR1", "rtmr1", string),
+    ("RTMR2", "rtmr2", string),
+    ("RTMR3", "rtmr3", string),
+    ("MRCONFIGID", "mr_config_id", string),
+    ("MROWNER", "mr_owner", string),
+    ("MROWNERCONFIG", "mr_owner_config", string),
+    ("MRSEAM", "mr_seam", string),
+    ("MRSERVICETD", "mr_service_td", string),
+    ("TDAttributes", "td_attributes", string),
+    ("TDAttributesMask", "td_attributes_mask", string),
+    ("XFAM", "xfam", string),
+    ("XFAMMask", "xfam_mask", string),
+    ("ModuleSVN", "module_svn", optional(uint(8))),
+)
 package: Final = struct(
     Package,
     ("Debug", "debug", boolean),
@@ -113,6 +138,7 @@ package: Final = struct(
     ("SecurityVersion", "security_version", optional(_UINT)),
     ("AcceptedTCBStatuses", "accepted_tcb_statuses", _STRINGS),
     ("AcceptedAdvisories", "accepted_advisories", _STRINGS),
+    ("TDX", "tdx", optional(_TDX)),
 )
 infrastructure: Final = struct(
     Infrastructure,
@@ -120,6 +146,10 @@ infrastructure: Final = struct(
     ("QESVN", "qe_svn", optional(uint(16))),
     ("PCESVN", "pce_svn", optional(uint(16))),
     ("RootCA", "root_ca", byte_string),
+    ("FMSPCs", "fmspcs", nullable_list_of(string)),
+    ("PPIDs", "ppids", nullable_list_of(string)),
+    ("PlatformInstanceIDs", "platform_instance_ids", nullable_list_of(string)),
+    ("MinTCBEvaluationDataNumber", "min_tcb_evaluation_data_number", optional(uint(32))),
 )
 _FILES: Final = mapping(_FileShape())
 _PARAMETERS: Final = struct(Parameters, ("Files", "files", _FILES), ("Env", "env", _FILES), ("Argv", "argv", _STRINGS))
@@ -130,6 +160,8 @@ marble: Final = struct(
     ("Parameters", "parameters", _PARAMETERS),
     ("TLS", "tls", _STRINGS),
     ("DisableSecretBinding", "disable_secret_binding", boolean),
+    ("AllowedDNSNames", "allowed_dns_names", _NULLABLE_STRINGS),
+    ("AllowedIPs", "allowed_ips", _NULLABLE_STRINGS),
 )
 _TLS_ENTRY: Final = struct(
     TlsEntry,

@@ -13,6 +13,14 @@ from typing import Any, Final
 from marblerun.manifest import parse
 from marblerun.manifest.certificate import certificate
 from marblerun.manifest.check import ACTIONS, FEATURE_GATES, SEAL_MODES
+from marblerun.manifest.model import TdxIdentity
+from marblerun.manifest.platforms import (
+    ATTRIBUTE_BYTES,
+    FMSPC_BYTES,
+    MEASUREMENT_BYTES,
+    PLATFORM_ID_BYTES,
+    measurements,
+)
 from marblerun.secrets.model import SecretType
 from marblerun.wire.gojson import Shape, boolean, byte_string, string
 
@@ -96,13 +104,36 @@ _DESCRIPTIONS: Final[Mapping[str, str]] = {
     "Packages.*.SecurityVersion": "Lowest ISVSVN that is admitted.",
     "Packages.*.AcceptedTCBStatuses": "Standings of a platform that are accepted beside UpToDate.",
     "Packages.*.AcceptedAdvisories": "Advisories that are accepted with SWHardeningNeeded; empty accepts all.",
+    "Packages.*.TDX": "Which TDs may run this package, beside or instead of SGX enclaves. All values in hex.",
+    "Packages.*.TDX.MRTD": "The TD's initial contents: its firmware. 96 hex digits.",
+    "Packages.*.TDX.RTMR0": "Firmware configuration, on Linux guests. 96 hex digits, as the others.",
+    "Packages.*.TDX.RTMR1": "Kernel and boot loader, on Linux guests.",
+    "Packages.*.TDX.RTMR2": "Command line and initrd, on Linux guests.",
+    "Packages.*.TDX.RTMR3": "Free for applications.",
+    "Packages.*.TDX.MRSEAM": "Exactly one build of the TDX module.",
+    "Packages.*.TDX.MRSERVICETD": "Service TDs that may be bound to it; absent or empty admits none.",
+    "Packages.*.TDX.TDAttributes": "TDATTRIBUTES as in the report, 16 hex digits; bits outside the mask are zero.",
+    "Packages.*.TDX.TDAttributesMask": "Which bits of TDAttributes count; all if absent.",
+    "Packages.*.TDX.XFAM": "XFAM as in the report, 16 hex digits; bits outside the mask are zero.",
+    "Packages.*.TDX.XFAMMask": "Which bits of XFAM count; all if absent.",
+    "Packages.*.TDX.ModuleSVN": "Lowest security version of the TDX module.",
     "Infrastructures": "Which platforms may be used, by name.",
+    "Infrastructures.*.CPUSVN": "Lowest SVN of each of the 16 TCB components, in the order of the PCK certificate.",
+    "Infrastructures.*.QESVN": "Lowest security version of the quoting enclave.",
+    "Infrastructures.*.PCESVN": "Lowest security version of the provisioning certification enclave.",
+    "Infrastructures.*.RootCA": "The certificate whose key must be the root of the evidence.",
+    "Infrastructures.*.FMSPCs": "Platform families, 12 hex digits each. An empty list admits none.",
+    "Infrastructures.*.PPIDs": "Processors, 32 hex digits each. An empty list admits none.",
+    "Infrastructures.*.PlatformInstanceIDs": "Machines, 32 hex digits each. An empty list admits none.",
+    "Infrastructures.*.MinTCBEvaluationDataNumber": "Lowest TCB evaluation data number of the collateral.",
     "Marbles": "The services, by type.",
     "Marbles.*.Package": "Name of the package this Marble runs.",
     "Marbles.*.MaxActivations": "How often it may start; 0 or absent means no limit.",
     "Marbles.*.Parameters": "Files, environment and arguments. Files and variables may hold templates.",
     "Marbles.*.TLS": "Tags under TLS.",
     "Marbles.*.DisableSecretBinding": "Do not bind private secrets to the Marble's type.",
+    "Marbles.*.AllowedDNSNames": "DNS names its certificate may have; *.example.com stands for one label. Absent: any.",
+    "Marbles.*.AllowedIPs": "IP addresses or networks (10.0.0.0/8) its certificate may have. Absent: any.",
     "Users": "People, each known by a certificate.",
     "Users.*.Certificate": "A certificate in PEM.",
     "Users.*.Roles": "Names under Roles.",
@@ -127,7 +158,23 @@ def _described(path: str) -> dict[str, str]:
     return {"description": _DESCRIPTIONS[path]} if path in _DESCRIPTIONS else {}
 
 
+def _hex(size: int, *, required: bool = False) -> dict[str, Any]:
+    """``size`` bytes in hex; where they are not required, nothing stands for "not stated"."""
+    digits = f"[0-9a-fA-F]{{{2 * size}}}"
+    if required:
+        return {"type": "string", "pattern": f"^{digits}$"}
+    return {"type": ["string", "null"], "pattern": f"^(?:{digits})?$"}
+
+
+_MEASURED: Final = tuple(key for key, _ in measurements(TdxIdentity()))
+_MASKED: Final = ("TDAttributes", "TDAttributesMask", "XFAM", "XFAMMask")
+
 _SPECIAL: Final[dict[str, dict[str, Any]]] = {
+    **{f"Packages.*.TDX.{key}": _hex(MEASUREMENT_BYTES) for key in _MEASURED},
+    **{f"Packages.*.TDX.{key}": _hex(ATTRIBUTE_BYTES) for key in _MASKED},
+    "Infrastructures.*.FMSPCs[]": _hex(FMSPC_BYTES, required=True),
+    "Infrastructures.*.PPIDs[]": _hex(PLATFORM_ID_BYTES, required=True),
+    "Infrastructures.*.PlatformInstanceIDs[]": _hex(PLATFORM_ID_BYTES, required=True),
     "Marbles.*.Parameters.Files.*": _file(),
     "Marbles.*.Parameters.Env.*": _file(),
     "Secrets.*.Type": {"enum": [kind.value for kind in SecretType]},

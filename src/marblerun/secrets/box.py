@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from marblerun.errors import Malformed, Untrusted
@@ -28,6 +29,7 @@ TAG_BYTES: Final = 16
 KEY_INFO_BYTES: Final = 512
 HSM_PREFIX: Final = b"HSM_SEALED"
 _LENGTH_BYTES: Final = 4
+_OBJECT_START: Final = b'{"'
 _ENTRIES = mapping(byte_string)
 
 
@@ -77,10 +79,40 @@ def open_sealed_data(key: bytes, data: bytes) -> dict[str, bytes]:
     return unmarshal(plaintext, _ENTRIES) if plaintext else {}
 
 
+def is_data_key(key: bytes, data: bytes) -> bool:
+    """Whether ``key`` opens ``sealed_data``; cheap for a wrong one, however large the state is.
+
+    What is inside begins like any JSON object, and GCM is counter mode underneath, so two bytes decide nearly always.
+    Only the tag says yes.
+    """
+    if len(key) not in (KEY_BYTES, LEGACY_KEY_BYTES):
+        return False
+    box = parse_sealed_data(data).box
+    nonce, ciphertext = box[:NONCE_BYTES], box[NONCE_BYTES:-TAG_BYTES]
+    if len(box) < NONCE_BYTES + TAG_BYTES:
+        return False
+    # The first block is encrypted under counter 2 (NIST SP 800-38D, section 7.1).
+    counter = modes.CTR(nonce + (2).to_bytes(4, "big"))
+    beginning = Cipher(algorithms.AES(key), counter).decryptor().update(ciphertext[: len(_OBJECT_START)])
+    if ciphertext and beginning != _OBJECT_START:
+        return False
+    try:
+        AESGCM(key).decrypt(nonce, box[NONCE_BYTES:], None)
+    except InvalidTag:
+        return False
+    return True
+
+
 def build_sealed_data(key: bytes, recovery_data: bytes, entries: Mapping[str, bytes], nonce: bytes) -> bytes:
-    """``sealed_data`` for the entries of a state, under a 12-byte nonce that is used only once with this key."""
+    """``sealed_data`` for the entries of a state, under a 12-byte nonce that is used only once with this key.
+
+    ``Malformed`` above 256 MiB: it could be written, but not read again.
+    """
     box = _seal(key, marshal(entries), nonce, None)
-    return len(recovery_data).to_bytes(_LENGTH_BYTES, "little") + recovery_data + box
+    data = len(recovery_data).to_bytes(_LENGTH_BYTES, "little") + recovery_data + box
+    if len(data) > MAX_SEALED_STATE_BYTES:
+        raise Malformed(f"the state would have more than {MAX_SEALED_STATE_BYTES} bytes", where="sealed_data")
+    return data
 
 
 def replace_recovery_data(data: bytes, recovery_data: bytes) -> bytes:

@@ -49,6 +49,11 @@ class Budget:
         self._steps = steps
         self._output = output
 
+    @property
+    def spent(self) -> int:
+        """Steps taken so far."""
+        return self.max_steps - self._steps
+
     def step(self, count: int = 1) -> None:
         """Take ``count`` steps; :class:`TemplateFailure` when none are left."""
         self._steps -= count

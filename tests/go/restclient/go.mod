@@ -1,0 +1,3 @@
+module restclient
+
+go 1.25
