@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.coordinator.manifests import INTEGRATION
+from tests.coordinator.manifests import INTEGRATION, encode, integration
 from tests.coordinator.marbles import GoClient, go_client
 from tests.coordinator.running import Running, World, new_platform, running
 
 from marblerun.attestation.simulated import SimulatedPlatform
+from marblerun.coordinator.server.exchange import Patience
 
 
 @pytest.fixture(scope="session")
@@ -49,6 +50,29 @@ def unattested() -> Iterator[Running]:
 def waiting() -> Iterator[Running]:
     """A Coordinator that has no manifest."""
     with running() as up:
+        yield up
+
+
+@pytest.fixture(scope="session")
+def large_manifest() -> bytes:
+    """One that is too large for any socket buffer."""
+    document = integration()
+    document["Marbles"]["bare"]["Parameters"] = {"Files": {"/large": "x" * (6 << 20)}}
+    return encode(document)
+
+
+@pytest.fixture(scope="session")
+def impatient(large_manifest: bytes) -> Iterator[Running]:
+    """A Coordinator that waits for nobody longer than a second, with a large manifest to read."""
+    short = Patience(handshake=0.4, request=0.7, response=0.9, keep_alive=0.7, idle=1.0, close=0.3)
+    with running(manifest=large_manifest, patience=short) as up:
+        yield up
+
+
+@pytest.fixture(scope="session")
+def patient() -> Iterator[Running]:
+    """One that closes idle connections after two seconds."""
+    with running(manifest=INTEGRATION, patience=Patience(keep_alive=2, request=2, idle=2)) as up:
         yield up
 
 

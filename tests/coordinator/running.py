@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,7 +23,8 @@ from marblerun.coordinator.seal import KeySealer
 from marblerun.coordinator.seal.none import PlainSealer
 from marblerun.coordinator.seal.platform import EnclaveSealer, SimulatedKeys
 from marblerun.coordinator.server.exchange import Patience
-from marblerun.coordinator.server.main import Listeners, listen
+from marblerun.coordinator.server.main import Listeners, listen, metrics_from_settings
+from marblerun.coordinator.server.metrics import Metrics
 from marblerun.coordinator.server.settings import Settings
 from marblerun.coordinator.service import Coordinator, Ports
 from marblerun.coordinator.store import Store
@@ -46,6 +47,8 @@ class World:
     issuer: EvidenceIssuer | None = None
     names: SubjectNames = field(default_factory=SubjectNames)
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    settings: Settings = field(default_factory=Settings)
+    """Addresses are replaced by free ones; the metrics listener only where one is set."""
 
     def ports(self) -> Ports:
         """The same choices as the settings would make."""
@@ -74,9 +77,10 @@ class World:
             clock=self.clock,
         )
 
-    def coordinator(self) -> Coordinator:
+    def coordinator(self, metrics: Metrics | None = None) -> Coordinator:
         """One that is not started yet."""
-        return Coordinator(self.ports(), self.names)
+        ports = self.ports()
+        return Coordinator(ports if metrics is None else replace(ports, timed=metrics.timed), self.names)
 
 
 def new_platform(directory: Path) -> SimulatedPlatform:
@@ -93,6 +97,9 @@ class Running:
     mesh: Address
     client: Address
     loop: asyncio.AbstractEventLoop
+    ops: Address | None = None
+    """The metrics listener."""
+    metrics: Metrics | None = None
 
     def call(self, coroutine: Coroutine[Any, Any, T], seconds: float = 20) -> T:
         """Run something on the Coordinator's own loop."""
@@ -117,11 +124,19 @@ def running(
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     try:
-        coordinator = world.coordinator()
-        settings = Settings(mesh_address="127.0.0.1:0", client_address="127.0.0.1:0", http_error_log_level="debug")
-        listeners = _on(loop, _start(coordinator, settings, patience))
+        settings = replace(
+            world.settings,
+            mesh_address="127.0.0.1:0",
+            client_address="127.0.0.1:0",
+            prometheus_address=":0" if world.settings.prometheus_address else "",
+            http_error_log_level="debug",
+        )
+        metrics = metrics_from_settings(settings)
+        coordinator = world.coordinator(metrics)
+        listeners = _on(loop, _start(coordinator, settings, patience, metrics))
         mesh, client = (_address(text) for text in listeners.addresses())
-        up = Running(world, coordinator, mesh, client, loop)
+        ops = _address(listeners.ops_address) if listeners.ops is not None else None
+        up = Running(world, coordinator, mesh, client, loop, ops, metrics)
         if manifest is not None:
             up.set_manifest(manifest)
         yield up
@@ -136,14 +151,16 @@ def _on(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T]) -> T
     return asyncio.run_coroutine_threadsafe(coroutine, loop).result(20)
 
 
-async def _start(coordinator: Coordinator, settings: Settings, patience: Patience | None) -> Listeners:
+async def _start(
+    coordinator: Coordinator, settings: Settings, patience: Patience | None, metrics: Metrics | None
+) -> Listeners:
     await coordinator.start()
-    return await listen(coordinator, settings, patience)
+    return await listen(coordinator, settings, patience, metrics)
 
 
 async def _stop(coordinator: Coordinator, listeners: Listeners) -> None:
-    listeners.mesh.close()
-    listeners.client.close()
+    for server in listeners.servers:
+        server.close()
     await coordinator.stop()
     tasks: Sequence[asyncio.Task[Any]] = [t for t in asyncio.all_tasks() if t is not asyncio.current_task()]
     for task in tasks:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 
@@ -15,6 +15,7 @@ from marblerun.coordinator.commands.set_manifest import set_manifest
 from marblerun.coordinator.commands.start import start_state
 from marblerun.coordinator.entropy import SystemEntropy
 from marblerun.coordinator.state import State
+from marblerun.coordinator.store.entries import decode_state, encode_state
 from marblerun.pki.csr import build_csr
 from marblerun.pki.issue import issue_self_signed_marble
 from marblerun.pki.profiles import SubjectNames
@@ -37,6 +38,14 @@ def fresh() -> State:
 def deployed(manifest: bytes = INTEGRATION) -> State:
     """The same after ``manifest`` was set."""
     return set_manifest(fresh(), manifest, INPUTS, {}).state
+
+
+def restarted(state: State) -> State:
+    """The state as it is read from its entries, under the same CA objects, which only compare by identity."""
+    entries = encode_state(state)
+    decoded = decode_state(entries)
+    assert encode_state(decoded) == entries
+    return replace(decoded, authority=state.authority, data_key=state.data_key)
 
 
 @dataclass(frozen=True)

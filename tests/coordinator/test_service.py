@@ -8,6 +8,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -23,12 +24,13 @@ from marblerun.attestation.model import Origin
 from marblerun.attestation.simulated import EnclaveIdentity, SimulatedPlatform
 from marblerun.coordinator.commands.activate import Activated, ActivationRefused, Stage
 from marblerun.coordinator.service import Coordinator
-from marblerun.coordinator.state import Phase
+from marblerun.coordinator.state import Phase, State
 from marblerun.coordinator.store import Sealed
 from marblerun.coordinator.store.entries import encode_state
 from marblerun.coordinator.store.file import FileStore
 from marblerun.coordinator.store.memory import MemoryStore
 from marblerun.errors import Malformed, MarbleRunError, NotFound, Unavailable, Untrusted, WrongPhase
+from marblerun.secrets import box
 
 T = TypeVar("T")
 
@@ -52,6 +54,9 @@ class WatchedStore:
             raise Unavailable("the disk is full")
         self.saves += 1
         self.inner.save(data, key)
+
+    def set_aside(self) -> None:
+        self.inner.set_aside()
 
 
 def run(world: World, scenario: Callable[[Coordinator], Coroutine[Any, Any, T]]) -> T:
@@ -523,6 +528,43 @@ def test_listeners_hear_of_every_published_state_and_only_of_stored_ones() -> No
     run(World(store=store), scenario)
 
 
+def test_a_listener_that_breaks_holds_nobody_up() -> None:
+    async def scenario(coordinator: Coordinator) -> None:
+        heard: list[Phase] = []
+
+        def broken(state: State) -> None:
+            raise ValueError(state.phase)
+
+        coordinator.listeners += [broken, lambda state: heard.append(state.phase)]
+        await coordinator.set_manifest(encode(many(5)))
+        await activate(coordinator, "m")
+        assert heard == [Phase.ACCEPTING_MARBLES] * 2
+
+    run(World(), scenario)
+
+
+def test_a_state_too_large_to_be_read_again_is_refused_and_the_one_before_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a user who may write a few large secrets could keep the Coordinator from ever starting again."""
+    monkeypatch.setattr(box, "MAX_SEALED_STATE_BYTES", 64 * 1024)
+    store = FileStore(tmp_path / "state")
+    large = many(5)
+    large["Marbles"]["m"]["Parameters"] = {"Files": {"/large": "x" * 64 * 1024}}
+
+    async def scenario(coordinator: Coordinator) -> None:
+        with pytest.raises(Malformed):
+            await coordinator.set_manifest(encode(large))
+        assert coordinator.state.phase is Phase.ACCEPTING_MANIFEST
+        await coordinator.set_manifest(encode(many(5)))
+
+    async def again(coordinator: Coordinator) -> Phase:
+        return coordinator.state.phase
+
+    run(World(store=store), scenario)
+    assert run(World(store=store), again) is Phase.ACCEPTING_MARBLES
+
+
 def test_a22_evidence_of_a_too_old_version_is_refused_also_after_a_restart(platform: SimulatedPlatform) -> None:
     """A22, with the version in the manifest; the update call comes with the client API."""
     document = integration()
@@ -536,6 +578,31 @@ def test_a22_evidence_of_a_too_old_version_is_refused_also_after_a_restart(platf
 
     assert run(world, tries) == [False, False, True, True]
     assert run(world, tries) == [False, False, True, True]
+
+
+def test_the_operator_is_told_every_mismatch_and_the_marble_nothing_about_machines(
+    platform: SimulatedPlatform, caplog: pytest.LogCaptureFixture
+) -> None:
+    document = integration()
+    document["Packages"]["shop"]["ProductID"] = 9
+    document["Infrastructures"] = {"ours": {"PPIDs": ["ab" * 16]}}
+    ppid = platform.platform.ppid.hex()
+
+    async def refused(coordinator: Coordinator) -> str:
+        await coordinator.set_manifest(encode(document))
+        quote = SimulatedIssuer(lambda data: platform.quote_as(EnclaveIdentity(), data)).issue
+        request = applicant().request("bare", quote=quote(report_data_for(applicant().certificate)))
+        with pytest.raises(ActivationRefused) as refusal:
+            await coordinator.activate(request, applicant().certificate)
+        return str(refusal.value)
+
+    told = run(World(platform=platform), refused)
+    assert ("Packages.shop.ProductID: expected 9" in told, "Infrastructures.ours.PPIDs" in told) == (True, True)
+    assert ("ab" * 16 in told, ppid in told) == (False, False)
+    (record,) = [record for record in caplog.records if record.message == "marble activation refused"]
+    mismatches = record.__dict__["fields"]["mismatches"]
+    assert [mismatch.split(":")[0] for mismatch in mismatches] == ["product-id", "ppid"]
+    assert ("ab" * 16 in mismatches[1], ppid in mismatches[1]) == (True, True)
 
 
 async def admitted(coordinator: Coordinator, platform: SimulatedPlatform, version: int) -> bool:

@@ -13,10 +13,10 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from tests.coordinator.marbles import GoClient
-from tests.coordinator.running import Running
+from tests.coordinator.running import Running, new_platform
 from tests.coordinator.states import UUID_1
 
 from marblerun.attestation.dcap.quote import add_oe_header
@@ -163,8 +163,6 @@ def test_c1_the_ca_certificates_are_what_go_would_have_made(
 def public_point(pem: str) -> bytes:
     key = x509.load_pem_x509_certificate(pem.encode()).public_key()
     assert isinstance(key, ec.EllipticCurvePublicKey)
-    from cryptography.hazmat.primitives.serialization import PublicFormat
-
     return key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
 
 
@@ -364,8 +362,6 @@ def test_a_flipped_bit_anywhere_in_the_quote_is_refused(go: GoClient, attested: 
 def test_another_platforms_quote_is_refused(
     go: GoClient, attested: Running, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    from tests.coordinator.running import new_platform
-
     other = new_platform(tmp_path_factory.mktemp("impostor") / "platform")
     identity, certificate = go.identity()
     forged = add_oe_header(other.quote_as(EnclaveIdentity(), hashlib.sha256(certificate).digest()))

@@ -13,6 +13,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from typing import Final, TypeVar
@@ -37,21 +38,27 @@ from marblerun.coordinator.commands.activate import (
 )
 from marblerun.coordinator.commands.caller import Operation, require_caller, require_deployment
 from marblerun.coordinator.commands.cancel_update import cancel_update
+from marblerun.coordinator.commands.monotonic_counter import authorize_marble, counter_id, raise_counter
 from marblerun.coordinator.commands.read_secrets import read_secrets
+from marblerun.coordinator.commands.recover import link_of_found, recovered_state
 from marblerun.coordinator.commands.set_manifest import set_manifest
+from marblerun.coordinator.commands.sign_quote import SignedStatus, evidence_to_verify, sign_quote
 from marblerun.coordinator.commands.start import recovery_state, start_state
+from marblerun.coordinator.commands.statement import statement_text
 from marblerun.coordinator.commands.update_manifest import update_manifest
 from marblerun.coordinator.commands.update_reply import NoUpdateInProgress, UpdateReply
 from marblerun.coordinator.commands.write_secrets import write_secrets
+from marblerun.coordinator.recovering import Recovering
 from marblerun.coordinator.seal import KeySealer, SealMode, seal_mode
 from marblerun.coordinator.state import PHASE_MESSAGES, DataKey, Deployment, PendingUpdate, Phase, State
 from marblerun.coordinator.store import Sealed, Store
 from marblerun.coordinator.store.entries import decode_state, encode_state
+from marblerun.coordinator.store.lineage import Anchor, Link, Mark, agreed, following, link_of, stamped, verify_latest
 from marblerun.errors import Conflict, Malformed, MarbleRunError, NotFound, Unavailable, Untrusted, WrongPhase
 from marblerun.pki.issue import Entropy
 from marblerun.pki.profiles import SubjectNames
-from marblerun.policy.admission import Admission
-from marblerun.secrets.box import build_sealed_data, open_sealed_data, parse_sealed_data
+from marblerun.policy.admission import Admission, NotAdmitted
+from marblerun.secrets.box import build_sealed_data, is_data_key, open_sealed_data, parse_sealed_data
 from marblerun.secrets.model import Secret
 from marblerun.secrets.upload import SecretUpload
 
@@ -83,6 +90,10 @@ class Ports:
     environment: Mapping[str, str] = field(default_factory=dict)
     """What manifest checks look at: some feature gates need variables to be set."""
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    timed: Callable[[str], AbstractContextManager[object]] = nullcontext
+    """Entered around each sealing (``seal``) and each write to the store (``store``), in any thread."""
+    anchor: Anchor | None = None
+    """What remembers the latest state outside the store, if anything does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +124,22 @@ class OwnEvidence:
     evidence: Origin
 
 
+@dataclass(frozen=True, slots=True)
+class OwnStatement:
+    """The statement as JSON, and a quote that covers its SHA-256; no quote without a nonce or without a platform."""
+
+    text: bytes
+    quote: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryProgress:
+    """Answer to an uploaded recovery secret: how many more are needed, 0 when the state is back, and a text."""
+
+    remaining: int
+    message: str
+
+
 class Coordinator:
     """One running Coordinator. Methods may be called from any task of the loop it was started on."""
 
@@ -125,6 +152,9 @@ class Coordinator:
         self._quote: tuple[bytes, bytes] | None = None  # root certificate DER, quote over it
         self._quoting = ThreadPoolExecutor(MAX_OWN_QUOTES_AT_ONCE, "quote")
         self._quotes_under_way: OrderedDict[bytes, asyncio.Task[bytes]] = OrderedDict()
+        self._recovering: Recovering | None = None  # in the recovery phase, from start to end of it
+        self._mark = Mark()  # of the latest durable state, on which the next one builds
+        self._doubt = ""  # why the stored state is not trusted although it opens
         self.listeners: list[Callable[[State], None]] = []
         """Told of every published state."""
 
@@ -133,10 +163,17 @@ class Coordinator:
     async def start(self) -> None:
         """Load or create the state (protocol, section 1.3, step 4); raises if what is stored cannot be trusted."""
         sealed = await asyncio.to_thread(self._ports.store.load)
-        state = self._fresh() if sealed is None else await asyncio.to_thread(self._load, sealed)
+        anchored = await asyncio.to_thread(self._anchored)
+        self._mark = anchored or Mark()
+        if sealed is None and anchored is not None:
+            _log.error("there is no state, but the anchor remembers one: it was removed, or this is another directory")
+        state = self._fresh() if sealed is None else await asyncio.to_thread(self._load, sealed, anchored)
         if state.phase is Phase.ACCEPTING_MARBLES:
-            await asyncio.to_thread(self._persist, state)
+            self._mark = await asyncio.to_thread(self._persist, state)
         self._publish(state)
+
+    def _anchored(self) -> Mark | None:
+        return self._ports.anchor.load() if self._ports.anchor is not None else None
 
     async def stop(self) -> None:
         """Wait for what is being written; quotes under way are given up."""
@@ -162,7 +199,10 @@ class Coordinator:
     def status(self) -> Status:
         """Where in its life the Coordinator is."""
         phase = self.state.phase
-        return Status(int(phase), PHASE_MESSAGES[phase], self._ports.issuer.origin)
+        message = PHASE_MESSAGES[phase]
+        if phase is Phase.RECOVERY and self._doubt:
+            message += f"\n{self._doubt}"
+        return Status(int(phase), message, self._ports.issuer.origin)
 
     def signed_manifest_or_none(self) -> SignedManifest | None:
         """The active manifest, if one is set."""
@@ -190,6 +230,11 @@ class Coordinator:
             quote = await self._issue(authority.root_der)
             self._quote = (authority.root_der, quote)
         return OwnEvidence(authority.chain_pem, quote, self._ports.issuer.origin)
+
+    async def statement(self, nonce: bytes) -> OwnStatement:
+        """What this Coordinator is and how far its history has come; with a nonce, under a quote over the very text."""
+        text = statement_text(self.state, self._mark, self._ports.issuer.origin, nonce)
+        return OwnStatement(text, await self._issue(text) if nonce else b"")
 
     async def _issue(self, message: bytes) -> bytes:
         """A quote over ``message``; equal requests under way share one."""
@@ -260,6 +305,32 @@ class Coordinator:
         """Drop the pending update; the answer is for people."""
         return await self._change(lambda state, inputs: cancel_update(state, leaf, inputs))
 
+    async def set_monotonic_counter(self, leaf: bytes | None, name: str, value: int) -> int:
+        """Raise a counter of the calling Marble to ``value`` if that is more; its value before, which is durable."""
+        for _ in range(MAX_DECISIONS):
+            base = self.state
+            counter = counter_id(authorize_marble(base, leaf, self._ports.clock()), name)
+            previous = base.counters.get(counter, 0)
+            if value <= previous:
+                return previous
+            told: list[int] = []
+            try:
+                await self._commit(raise_counter(base, counter, value, told.append))
+            except Conflict:
+                continue
+            return told[-1]
+        raise Conflict("the state kept changing while the request was decided; send it again")
+
+    def authorize_marble(self, leaf: bytes | None) -> None:
+        """Look at a calling Marble before the rest of its request is; raises FeatureDisabled or UnauthorizedMarble."""
+        authorize_marble(self.state, leaf, self._ports.clock())
+
+    async def sign_quote(self, quote: bytes) -> SignedStatus:
+        """Verify any SGX quote and sign the TCB status found; Malformed or Untrusted if it does not verify."""
+        evidence = evidence_to_verify(self.state, quote)
+        verdict = await self._verdict(evidence, self._ports.clock())
+        return sign_quote(self.state, quote, verdict)
+
     async def _change(self, command: Callable[[State, Inputs], Outcome[T]]) -> T:
         """Run a command in a thread on the present snapshot and commit what it decided."""
         for _ in range(MAX_DECISIONS):
@@ -274,6 +345,57 @@ class Coordinator:
             return outcome.reply
         raise Conflict("the state kept changing while the request was decided; send it again")
 
+    # -- recovery ------------------------------------------------------------------------------------------------
+
+    async def recovery_public_key(self) -> bytes:
+        """The key (PKIX DER) that recovery secrets may be encrypted for, as long as this process lives."""
+        return await self._recovery_under_way().public_key()
+
+    async def recover(self, secret: bytes, signature: bytes) -> RecoveryProgress:
+        """Take one recovery secret, plain or encrypted; with the last one the old state is back, sealed for here.
+
+        Raises WrongPhase, CannotDecrypt, SecretRefused (nothing has changed), and for a failure at the end Untrusted or
+        Unavailable: then nothing is written, and all secrets have to be given again (protocol, section 10.7).
+        """
+        recovering = self._recovery_under_way()
+        async with recovering.turn():
+            if self._recovering is not recovering:
+                self._recovery_under_way()
+            progress = await recovering.give(await recovering.plain(secret), signature)
+            if progress.found is None:
+                _log.info("recovery secret accepted", extra={"fields": {"remaining": progress.remaining}})
+                return RecoveryProgress(progress.remaining, progress.message)
+            try:
+                state = await asyncio.to_thread(recovered_state, progress.gathering, progress.found)
+                link = await asyncio.to_thread(link_of_found, progress.gathering, progress.found)
+                quote = await self._issue(state.authority.root_der)
+                await self._commit(self._recovering_to(state, link))
+            except MarbleRunError as error:
+                _log.warning("recovery failed", extra={"fields": {"reason": str(error)}})
+                raise
+            finally:
+                recovering.forget()
+            self._quote = (state.authority.root_der, quote)
+            _log.info("recovery successful")
+            return RecoveryProgress(0, progress.message)
+
+    def _recovering_to(self, recovered: State, link: Link) -> Transition:
+        """From the recovery phase to the recovered state and its history, unless a new manifest was set meanwhile."""
+
+        def transition(current: State) -> State:
+            if current.phase is not Phase.RECOVERY:
+                raise WrongPhase("server is not in expected state: there is nothing to recover any more")
+            self._mark = agreed(self._mark, link)
+            return recovered
+
+        return transition
+
+    def _recovery_under_way(self) -> Recovering:
+        recovering = self._recovering
+        if recovering is None or self.state.phase is not Phase.RECOVERY:
+            raise WrongPhase("server is not in expected state: there is nothing to recover")
+        return recovering
+
     # -- activation ----------------------------------------------------------------------------------------------
 
     async def activate(self, request: ActivationRequest, client_certificate: bytes | None) -> Activated:
@@ -281,7 +403,14 @@ class Coordinator:
         try:
             return await self._activate(request, client_certificate)
         except ActivationRefused as refusal:
-            fields = {"marbleType": request.marble_type[:256], "stage": refusal.stage.value, "reason": str(refusal)}
+            fields: dict[str, object] = {
+                "marbleType": request.marble_type[:256],
+                "stage": refusal.stage.value,
+                "reason": str(refusal),
+            }
+            if isinstance(refusal.__cause__, NotAdmitted):
+                # The Marble is not told everything about platforms; the operator is.
+                fields["mismatches"] = [f"{one.code}: {one}" for one in refusal.__cause__.found]
             _log.warning("marble activation refused", extra={"fields": fields})
             raise
 
@@ -313,17 +442,20 @@ class Coordinator:
 
     async def _verify(self, evidence: bytes, at: datetime) -> Verdict:
         """The verdict on a Marble's evidence; the last I/O before it is judged."""
-        registry = self._ports.registry
         try:
-            key = registry.collateral_key(evidence)
-            collateral = None
-            if key is not None:
-                if self._ports.collateral is None:
-                    raise Unavailable("no collateral service is configured; set EDG_PCCS_URL")
-                collateral = await self._ports.collateral.fetch(key)
-            return registry.verify(evidence, collateral, at)
+            return await self._verdict(evidence, at)
         except MarbleRunError as error:
             raise ActivationRefused(Stage.EVIDENCE, f"marble verification failed: {error}") from error
+
+    async def _verdict(self, evidence: bytes, at: datetime) -> Verdict:
+        registry = self._ports.registry
+        key = registry.collateral_key(evidence)
+        collateral = None
+        if key is not None:
+            if self._ports.collateral is None:
+                raise Unavailable("no collateral service is configured; set EDG_PCCS_URL")
+            collateral = await self._ports.collateral.fetch(key)
+        return registry.verify(evidence, collateral, at)
 
     # -- the one writer ------------------------------------------------------------------------------------------
 
@@ -343,6 +475,7 @@ class Coordinator:
     async def _write(self, batch: Sequence[tuple[Transition, asyncio.Future[State]]]) -> None:
         """Apply a batch of changes in order and make them durable in one write; each gets its own answer."""
         base = state = self.state
+        mark = self._mark
         applied: list[asyncio.Future[State]] = []
         for transition, future in batch:
             if future.done():  # the caller is gone
@@ -355,8 +488,9 @@ class Coordinator:
             applied.append(future)
         try:
             if state is not base:
-                await asyncio.to_thread(self._persist, state)
+                self._mark = await asyncio.to_thread(self._persist, state)
         except Exception as error:
+            self._mark = mark
             for future in applied:
                 if not future.done():
                     future.set_exception(error)
@@ -370,8 +504,13 @@ class Coordinator:
         if state is self._state:
             return
         self._state = state
+        if state.phase is not Phase.RECOVERY:
+            self._recovering = None
         for listener in self.listeners:
-            listener(state)
+            try:
+                listener(state)
+            except Exception:  # the state is durable: whoever waits for it gets an answer, and so do the others
+                _log.exception("a listener could not follow the new state")
 
     def _tell(self, events: Sequence[Event]) -> None:
         for event in events:
@@ -380,18 +519,50 @@ class Coordinator:
 
     # -- sealing -------------------------------------------------------------------------------------------------
 
-    def _persist(self, state: State) -> None:
-        """Seal and store, unless there is nothing to keep yet or the manifest says to keep nothing (protocol, 10.2)."""
+    def _persist(self, state: State) -> Mark:
+        """Seal and store, unless there is nothing to keep yet or the manifest says to keep nothing (protocol, 10.2).
+
+        The mark of what is stored then comes back; until the caller takes it, the next state builds on the same one.
+        """
         deployment, data_key = state.deployment, state.data_key
         if deployment is None or data_key is None or state.phase is not Phase.ACCEPTING_MARBLES:
-            return
+            return self._mark
         mode = self._mode_of(deployment)
         if mode is SealMode.DISABLED:
-            return
+            return self._mark
         nonce = self._ports.entropy.token(12)
-        data = build_sealed_data(data_key.key, data_key.recovery_data, encode_state(state), nonce)
-        key = self._ports.sealer.seal(data_key.key, mode, hashlib.sha256(data).digest())
-        self._ports.store.save(data, key)
+        with self._ports.timed("seal"):
+            entries = stamped(encode_state(state), self._mark)
+            data = build_sealed_data(data_key.key, data_key.recovery_data, entries, nonce)
+            key = self._sealed_key(data_key, mode, data)
+        self._set_lost_state_aside(data_key)
+        with self._ports.timed("store"):
+            self._ports.store.save(data, key)
+            mark = following(self._mark, data)
+            if self._ports.anchor is not None:
+                self._ports.anchor.advance(mark)
+        return mark
+
+    def _sealed_key(self, data_key: DataKey, mode: SealMode, data: bytes) -> bytes:
+        """The data key sealed for this machine; a recovery succeeds also where that fails (protocol, section 10.7)."""
+        try:
+            return self._ports.sealer.seal(data_key.key, mode, hashlib.sha256(data).digest())
+        except MarbleRunError as error:
+            if not self._is_recovery_of(data_key):
+                raise
+            fields = {"reason": str(error)}
+            _log.error("the recovered key could not be sealed: every restart needs recovery", extra={"fields": fields})
+            return b""
+
+    def _is_recovery_of(self, data_key: DataKey) -> bool:
+        """Whether this is the write that ends a recovery, whose state keeps the key it was sealed with."""
+        return self._recovering is not None and is_data_key(data_key.key, self._recovering.gathering.sealed_data)
+
+    def _set_lost_state_aside(self, data_key: DataKey) -> None:
+        """A new manifest in the recovery phase must not destroy the state that could still be recovered."""
+        if self._recovering is not None and not self._is_recovery_of(data_key):
+            self._ports.store.set_aside()
+            _log.warning("starting over: the state that was not recovered is kept beside the new one")
 
     def _mode_of(self, deployment: Deployment) -> SealMode:
         """How to seal: as the manifest says, from the very change on that brings it.
@@ -410,35 +581,59 @@ class Coordinator:
             )
         return earlier
 
-    def _load(self, sealed: Sealed) -> State:
-        """Open a stored state (protocol, section 10.5); a data key that does not open means recovery."""
+    def _load(self, sealed: Sealed, anchored: Mark | None) -> State:
+        """Open a stored state (protocol, section 10.5); a data key that does not open, or an older state than the
+        anchor remembers, means recovery."""
         parsed = parse_sealed_data(sealed.data)
         key = self._unseal(sealed)
         if key is None:
+            self._recovering = Recovering(sealed.data, self._ports.entropy)
             return recovery_state(self._names, parsed.recovery_data, self._inputs())
         try:
             entries = open_sealed_data(key, sealed.data)
             state = decode_state(entries)
+            link = link_of(entries, sealed.data)
         except (Malformed, Untrusted) as error:
             raise Untrusted(f"the sealed state is damaged: {error}", step="sealed-state") from error
         if state.deployment is None:
             return self._fresh()
+        try:
+            if anchored is not None:
+                verify_latest(link, anchored)
+            elif self._ports.anchor is not None:
+                _log.warning("the anchor remembers nothing yet: the present state is believed to be the latest")
+        except Untrusted as error:
+            _log.error("the stored state is not the latest one", extra={"fields": {"reason": str(error)}})
+            self._doubt = str(error)
+            self._recovering = Recovering(sealed.data, self._ports.entropy)
+            return recovery_state(self._names, parsed.recovery_data, self._inputs())
+        self._mark = link.mark
         return replace(state, data_key=DataKey(key, parsed.recovery_data))
 
     def _unseal(self, sealed: Sealed) -> bytes | None:
+        """The data key; of several candidates, as a crash may leave them, the one that opens the state."""
         additional = hashlib.sha256(sealed.data).digest()
         reason = "there is no sealed key"
+        unsealed: bytes | None = None
         for candidate in sealed.keys:
             try:
-                return self._ports.sealer.unseal(candidate, additional)
+                unsealed = self._ports.sealer.unseal(candidate, additional)
             except MarbleRunError as error:
                 reason = str(error)
+                continue
+            if is_data_key(unsealed, sealed.data):
+                break
+        if unsealed is not None:
+            return unsealed
         _log.warning("the sealed state cannot be opened on this machine", extra={"fields": {"reason": reason}})
         return None
 
 
+_COUNTED: Final = frozenset(("activations", "counters"))
+
+
 def _replacing(base: State, new: State) -> Transition:
-    """From ``base`` to ``new``, also where nothing but activations was counted since; else the change is a Conflict.
+    """From ``base`` to ``new``, also where nothing but counters moved since; else the change is a Conflict.
 
     Without this an update, which takes a while, would never get through while Marbles keep starting.
     """
@@ -446,8 +641,8 @@ def _replacing(base: State, new: State) -> Transition:
     def transition(current: State) -> State:
         if current is base:
             return new
-        if new.activations is base.activations and _differ_in(base, current) <= {"activations"}:
-            return replace(new, activations=current.activations)
+        if _differ_in(base, current) <= _COUNTED and not _differ_in(base, new) & _COUNTED:
+            return replace(new, activations=current.activations, counters=current.counters)
         raise Conflict("the state changed meanwhile")
 
     return transition

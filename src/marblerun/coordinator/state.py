@@ -28,8 +28,8 @@ class Phase(IntEnum):
 
 
 PHASE_MESSAGES: Mapping[Phase, str] = {
-    Phase.RECOVERY: "Coordinator is in recovery mode: its sealed state cannot be opened on this machine. "
-    "Upload a recovery key, or set a new manifest and lose the old state.",
+    Phase.RECOVERY: "Coordinator is in recovery mode: its sealed state is not used on this machine. "
+    "Upload a recovery key, or set a new manifest and start over.",
     Phase.ACCEPTING_MANIFEST: "Coordinator is ready to accept a manifest.",
     Phase.ACCEPTING_MARBLES: "Coordinator is running correctly and ready to accept marbles.",
 }
@@ -159,6 +159,8 @@ class State:
     data_key: DataKey | None = None
     activations: Mapping[str, int] = field(default_factory=dict)
     """Successful activations per Marble type; only counted where there is a limit."""
+    counters: Mapping[str, int] = field(default_factory=dict)
+    """Monotonic counters, 64 bits each, by the id that ``commands.monotonic_counter`` makes."""
     update_log: str = ""
     pending_update: PendingUpdate | None = None
     other_entries: Mapping[str, bytes] = field(default_factory=dict)

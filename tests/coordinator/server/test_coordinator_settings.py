@@ -52,6 +52,8 @@ def test_an_empty_value_counts_as_not_set_for_every_variable() -> None:
         ("EDG_COORDINATOR_CLIENT_ADDR", "[::1]:0", "client_address", "[::1]:0"),
         ("EDG_COORDINATOR_PROMETHEUS_ADDR", "x:1", "prometheus_address", "x:1"),
         ("EDG_COORDINATOR_SEAL_DIR", "/s", "seal_directory", Path("/s")),
+        ("EDG_COLLATERAL_DIR", "/c", "collateral_directory", Path("/c")),
+        ("EDG_QCNL_CONFIG", "/q", "qcnl_config", Path("/q")),
         ("EDG_COORDINATOR_DEV_MODE", "1", "dev_mode", True),
         ("EDG_COORDINATOR_DEV_MODE", "true", "dev_mode", False),
         ("EDG_DEBUG_LOGGING", "1", "debug_logging", True),

@@ -27,15 +27,18 @@ from marblerun.manifest.model import File, Marble
 from marblerun.manifest.templates import (
     ENV_FUNCTIONS,
     FILE_FUNCTIONS,
+    Budget,
     FunctionSet,
     ReservedSecrets,
     Template,
     TemplateData,
     compile_template,
 )
+from marblerun.pki.csr import parse_csr
 from marblerun.pki.encodings import certificate_pem, pkcs8, private_key_pem, public_key_info
 from marblerun.pki.issue import issue_marble_certificate
 from marblerun.policy.admission import Admission, require_admitted
+from marblerun.policy.names import require_names
 from marblerun.secrets import generate
 from marblerun.secrets.instance import InstanceSecrets
 from marblerun.secrets.model import Secret, SecretType
@@ -62,6 +65,8 @@ class Stage(StrEnum):
     EVIDENCE = "evidence"
     BUDGET = "budget"
     UUID = "uuid"
+    NAMES = "names"
+    """Not the reference's: the request for a certificate asks for names that the manifest does not allow."""
     CREDENTIALS = "credentials"
     SECRETS = "secrets"
     TTLS = "ttls"
@@ -198,6 +203,18 @@ def parse_uuid(text: str) -> UUID:
     return UUID(spelling)
 
 
+def _check_names(marble: Marble, request: ActivationRequest) -> None:
+    if marble.allowed_dns_names is None and marble.allowed_ips is None:
+        return
+    try:
+        asked = parse_csr(request.csr)
+        require_names(f"Marbles.{request.marble_type}", marble, asked.dns_names, asked.ip_addresses)
+    except Denied as error:
+        raise ActivationRefused(Stage.NAMES, str(error)) from error
+    except (Malformed, Untrusted) as error:
+        raise ActivationRefused(Stage.CREDENTIALS, f"the marble's certificate cannot be issued: {error}") from error
+
+
 class _Instance:
     """One Marble instance in the making: its credentials, and its secrets as they are looked at."""
 
@@ -206,7 +223,10 @@ class _Instance:
     ) -> None:
         authority = state.authority
         issuer = authority.marble_issuer
+        marble = deployment.marbles[request.marble_type]
         self.authority = authority
+        self.budget = Budget()  # for all its templates together
+        _check_names(marble, request)
         self.key = inputs.entropy.ec_key(ec.SECP384R1())
         try:
             self.certificate = issue_marble_certificate(
@@ -220,7 +240,6 @@ class _Instance:
             )
         except (Malformed, Untrusted) as error:
             raise ActivationRefused(Stage.CREDENTIALS, f"the marble's certificate cannot be issued: {error}") from error
-        marble = deployment.marbles[request.marble_type]
         name = "" if marble.disable_secret_binding else request.marble_type
         shared = generate.Inputs(state.root_secret, issuer, inputs.at, inputs.entropy)
         earlier = replace(shared, root_secret=state.previous_root_secret or state.root_secret)
@@ -295,7 +314,7 @@ def _render(name: str, content: bytes | Template, instance: _Instance) -> bytes:
     if isinstance(content, bytes):
         return content
     try:
-        return content.execute(instance.data)
+        return content.execute(instance.data, budget=instance.budget)
     except Malformed as error:
         raise ActivationRefused(Stage.TEMPLATES, f"{name} cannot be made: {error}") from error
 

@@ -8,9 +8,10 @@ from dataclasses import replace
 from marblerun.coordinator.commands.activate import ActivationRefused, templates_of
 from marblerun.coordinator.state import Deployment
 from marblerun.errors import Malformed
-from marblerun.manifest.templates import Template, TemplateData, dry_run_data, stand_in
+from marblerun.manifest.templates import Budget, Template, TemplateData, dry_run_data, stand_in
 from marblerun.manifest.templates.dry_run import STAND_IN
 from marblerun.secrets.model import Secret, SecretType
+from marblerun.wire import limits
 
 
 def try_templates(
@@ -19,11 +20,14 @@ def try_templates(
     """Execute all templates of all Marbles once; raises Malformed naming the Marble and the parameter.
 
     User-defined secrets are stand-ins unless ``uploaded`` holds them. ``lenient`` gives symmetric keys a certificate:
-    in a full update the reference replaces them by stand-ins too, so a template may name theirs.
+    in a full update the reference replaces them by stand-ins too, so a template may name theirs. A Marble's templates
+    have one budget together, as when it is activated, and all of them have one too.
     """
     secrets = {n: _shown(s, lenient=lenient) for n, s in deployment.secrets.items()}
     data = dry_run_data({**secrets, **(uploaded or {})})
+    left = limits.MAX_DRY_RUN_STEPS
     for name in sorted(deployment.marbles):
+        budget = Budget(steps=min(left, limits.MAX_TEMPLATE_STEPS))
         path = f"Marbles.{name}.Parameters"
         try:
             templates = templates_of(deployment, name)
@@ -33,9 +37,10 @@ def try_templates(
             for parameter in sorted(contents):
                 content = contents[parameter]
                 where = f"{path}.{kind}[{parameter}]"
-                value = _try(content, where, data) if isinstance(content, Template) else content
+                value = _try(content, where, data, budget) if isinstance(content, Template) else content
                 if kind == "Env" and not isinstance(content, Template) and b"\0" in value:
                     raise Malformed("the value of an environment variable contains a NUL byte", where=where)
+        left -= budget.spent
 
 
 def _shown(secret: Secret, *, lenient: bool) -> Secret:
@@ -46,8 +51,8 @@ def _shown(secret: Secret, *, lenient: bool) -> Secret:
     return secret
 
 
-def _try(template: Template, where: str, data: TemplateData) -> bytes:
+def _try(template: Template, where: str, data: TemplateData, budget: Budget) -> bytes:
     try:
-        return template.execute(data)
+        return template.execute(data, budget=budget)
     except Malformed as error:
         raise Malformed(str(error), where=where) from error

@@ -51,6 +51,7 @@ def set_manifest(
         update_log=log_line(inputs.at, "initial manifest set"),
         pending_update=None,
         activations={},
+        counters={},
         other_entries={},
     )
     fingerprint = hashlib.sha256(raw).hexdigest()

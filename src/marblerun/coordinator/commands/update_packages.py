@@ -88,6 +88,7 @@ def _fixed_values(path: str, package: Package) -> Iterator[Problem]:
         "UniqueID": bool(package.unique_id),
         "SignerID": bool(package.signer_id),
         "ProductID": package.product_id is not None,
+        "TDX": package.tdx is not None,
     }
     for key, present in given.items():
         if present:
@@ -101,7 +102,15 @@ def _fixed_values(path: str, package: Package) -> Iterator[Problem]:
 
 
 def _version(path: str, stored: Package, package: Package) -> Iterator[Problem]:
-    if package.security_version is None:
+    if stored.tdx is not None and not stored.states_enclave:
+        # With a version the package would admit enclaves too.
+        yield Problem(
+            f"{path}.SecurityVersion",
+            "update manifest sets the SecurityVersion of a package that admits TDs only",
+            hint="it is about SGX enclaves; to change what TDs have to be send the whole manifest",
+            code="package-update-tdx",
+        )
+    elif package.security_version is None:
         yield Problem(
             f"{path}.SecurityVersion",
             "update manifest does not say which SecurityVersion the package shall have",

@@ -98,6 +98,9 @@ class _ModeKeys:
     def key_for(self, info: bytes) -> bytes:
         """The key for existing key information."""
         request = parse_key_request(info)
+        if request.encode() != info:
+            # Nothing covers these bytes but the key that they lead to, and ours does not depend on the rest of them.
+            raise Malformed("the key information has fields that this Coordinator does not set", where="sealed_key")
         if request.security_version > self._keys.security_version:
             raise Untrusted(
                 f"sealed by security version {request.security_version}, this is {self._keys.security_version}",

@@ -13,12 +13,25 @@ from typing import Final
 
 from marblerun.attestation.model import Origin
 from marblerun.coordinator.commands.caller import Unauthorized
+from marblerun.coordinator.commands.features import FeatureDisabled
+from marblerun.coordinator.commands.monotonic_counter import UnauthorizedMarble
 from marblerun.coordinator.commands.update_reply import NoUpdateInProgress
 from marblerun.coordinator.server import envelope
 from marblerun.coordinator.server.attempts import FailedAttempts
 from marblerun.coordinator.server.exchange import Request, Response, Service
 from marblerun.coordinator.server.problems import INTERNAL_TEXT
-from marblerun.coordinator.server.rest.route import MANIFEST_BODY, BadRequest, Call, Route, base64_text, read_body
+from marblerun.coordinator.server.rest.document import with_document
+from marblerun.coordinator.server.rest.features import FEATURES
+from marblerun.coordinator.server.rest.recovery import RECOVERY
+from marblerun.coordinator.server.rest.route import (
+    MANIFEST_BODY,
+    BadRequest,
+    Call,
+    Route,
+    Table,
+    base64_text,
+    read_large_body,
+)
 from marblerun.coordinator.server.rest.users_v1 import USERS_V1
 from marblerun.coordinator.server.rest.users_v2 import USERS_V2
 from marblerun.coordinator.server.routing import Routes, clean_path, query_values, redirect, split_target
@@ -33,13 +46,13 @@ MAX_NONCE_BYTES: Final = 1024
 
 def client_service(coordinator: Coordinator) -> Service:
     """The client listener's requests, answered by ``coordinator``."""
-    routes: Routes[Route] = Routes({**V1, **V2, **USERS_V1, **USERS_V2})
+    routes: Routes[Route] = Routes(TABLE)
     attempts = FailedAttempts()
 
     async def handle(request: Request) -> Response:
         response = await _answer(coordinator, routes, attempts, request)
         date = formatdate(usegmt=True).encode("ascii")
-        return Response(response.status, (*response.headers, (b"date", date)), response.body)
+        return replace(response, headers=(*response.headers, (b"date", date)))
 
     return Service(
         handle=handle,
@@ -67,27 +80,37 @@ async def _answer(
         if route.operation is not None:
             coordinator.authorize(route.operation, request.peer.leaf)
         return await route.handle(coordinator, Call(request, query))
-    except Unauthorized as problem:
-        return _unauthorized(route, attempts, request, str(problem))
-    except NoUpdateInProgress as problem:
-        return envelope.error(404, str(problem))
     except BadRequest as problem:
-        return (envelope.fail if route.jsend_fail else envelope.error)(400, str(problem))
+        refused = (envelope.fail if route.jsend_fail else envelope.error)(400, str(problem))
+        return replace(refused, reason="bad-request")
     except MarbleRunError as problem:
-        if route.operation is not None and isinstance(problem, Denied):
-            _log.warning("a user was refused", extra={"fields": {"reason": str(problem)}})
-        return envelope.error(route.failed, str(problem))
+        return replace(_refused(route, attempts, request, problem), reason=problem.code)
     except Exception:
         _log.exception("a client API handler broke", extra={"path": path})
-        return envelope.error(500, INTERNAL_TEXT)
+        return replace(envelope.error(500, INTERNAL_TEXT), reason="internal")
 
 
-def _unauthorized(route: Route, attempts: FailedAttempts, request: Request, text: str) -> Response:
-    """The answer to somebody who is no user; too many from one address are told to wait, and are no longer logged."""
+def _refused(route: Route, attempts: FailedAttempts, request: Request, problem: MarbleRunError) -> Response:
+    if isinstance(problem, Unauthorized | UnauthorizedMarble):
+        return _unauthorized(route, attempts, request, problem)
+    if isinstance(problem, FeatureDisabled):
+        return envelope.error(403, str(problem))
+    if isinstance(problem, NoUpdateInProgress):
+        return envelope.error(404, str(problem))
+    if route.operation is not None and isinstance(problem, Denied):
+        _log.warning("a user was refused", extra={"fields": {"reason": str(problem)}})
+    return envelope.error(route.failed, str(problem))
+
+
+def _unauthorized(
+    route: Route, attempts: FailedAttempts, request: Request, problem: Unauthorized | UnauthorizedMarble
+) -> Response:
+    """The answer to a stranger; too many from one address are told to wait, and are no longer logged."""
     answer = envelope.fail if route.jsend_fail else envelope.error
     wait = attempts.record(request.peer.address)
     if wait:
-        refused = answer(429, f"unauthorized user: too many failures from this address; wait {wait} s")
+        who = "user" if isinstance(problem, Unauthorized) else "marble"
+        refused = answer(429, f"unauthorized {who}: too many failures from this address; wait {wait} s")
         return replace(refused, headers=(*refused.headers, (b"retry-after", b"%d" % wait)))
     leaf = request.peer.leaf
     fields = {
@@ -95,8 +118,15 @@ def _unauthorized(route: Route, attempts: FailedAttempts, request: Request, text
         "operation": route.operation.value if route.operation else "",
         "certificate": hashlib.sha256(leaf).hexdigest() if leaf else "none",
     }
-    _log.warning("a caller is not a user", extra={"fields": fields})
-    return answer(401, text)
+    if problem.__cause__ is not None:
+        fields["reason"] = str(problem.__cause__)
+    _log.warning(
+        "a caller is not a user"
+        if isinstance(problem, Unauthorized)
+        else "a caller is not a Marble of this deployment",
+        extra={"fields": fields},
+    )
+    return answer(401, str(problem))
 
 
 _base64 = base64_text
@@ -148,7 +178,8 @@ async def _v2_get_manifest(coordinator: Coordinator, _call: Call) -> Response:
 
 
 async def _v2_set_manifest(coordinator: Coordinator, call: Call) -> Response:
-    shares = await coordinator.set_manifest(read_body(call, MANIFEST_BODY)["manifest"])
+    body = await read_large_body(call, MANIFEST_BODY)
+    shares = await coordinator.set_manifest(body["manifest"])
     return envelope.success({"RecoverySecrets": {name: _base64(share) for name, share in shares.items()}})
 
 
@@ -158,6 +189,11 @@ async def _v2_quote(coordinator: Coordinator, call: Call) -> Response:
     return envelope.success({"cert": own.chain_pem, "quote": _evidence(own.quote), **_simulation(own.evidence)})
 
 
+async def _v2_statement(coordinator: Coordinator, call: Call) -> Response:
+    statement = await coordinator.statement(parse_nonce(call.query))
+    return envelope.success({"statement": statement.text.decode(), "quote": _evidence(statement.quote)})
+
+
 V2: Final[Mapping[str, Mapping[str, Route]]] = {
     "/api/v2/status": {"GET": Route(_v2_status, jsend_fail=True)},
     "/api/v2/manifest": {
@@ -165,6 +201,7 @@ V2: Final[Mapping[str, Mapping[str, Route]]] = {
         "POST": Route(_v2_set_manifest, jsend_fail=True),
     },
     "/api/v2/quote": {"GET": Route(_v2_quote, jsend_fail=True)},
+    "/api/v2/statement": {"GET": Route(_v2_statement, jsend_fail=True)},
 }
 
 # -- version 1 ---------------------------------------------------------------------------------------------------
@@ -203,3 +240,6 @@ V1: Final[Mapping[str, Mapping[str, Route]]] = {
     "/manifest": {"GET": Route(_v1_get_manifest), "POST": Route(_v1_set_manifest, failed=400)},
     "/quote": {"GET": Route(_v1_quote)},
 }
+
+TABLE: Final[Table] = with_document({**V1, **V2, **USERS_V1, **USERS_V2, **RECOVERY, **FEATURES})
+"""Everything that the client API answers."""

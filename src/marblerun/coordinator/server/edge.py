@@ -100,6 +100,7 @@ class TlsEdge(asyncio.Protocol):
         "_config",
         "_connection",
         "_counted",
+        "_flushing",
         "_inner",
         "_paused",
         "_received",
@@ -115,6 +116,7 @@ class TlsEdge(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._turn: asyncio.Handle | None = None
+        self._flushing: asyncio.Handle | None = None
         self._address = ""
         self._received = 0
         self._counted = False
@@ -161,9 +163,10 @@ class TlsEdge(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The TCP connection is gone: free everything that belongs to it."""
         self._stop_timer()
-        if self._turn is not None:
-            self._turn.cancel()
-            self._turn = None
+        for handle in (self._turn, self._flushing):
+            if handle is not None:
+                handle.cancel()
+        self._turn = self._flushing = None
         if self._counted:
             self._config.statistics.open_connections -= 1
             self._counted = False
@@ -195,7 +198,6 @@ class TlsEdge(asyncio.Protocol):
             self._flush(connection)  # the alert tells an honest client what went wrong
             self._fail_handshake(_reason(error))
             return False
-        self._flush(connection)
         self._stop_timer()
         self._config.statistics.handshakes += 1
         inner = self._config.inner(Peer(self._address, _leaf(connection)), connection.get_alpn_proto_negotiated())
@@ -229,7 +231,7 @@ class TlsEdge(asyncio.Protocol):
             try:
                 data = connection.recv(_READ_CHUNK)
             except SSL.WantReadError:
-                self._flush(connection)  # key updates and alerts
+                self._flush_soon()
                 return
             except SSL.Error:  # close_notify, unexpected data, a broken record: nothing more will come
                 self.close()
@@ -309,6 +311,16 @@ class TlsEdge(asyncio.Protocol):
     def is_closing(self) -> bool:
         """Whether nothing more is delivered or sent."""
         return self._closing or self._transport is None or self._transport.is_closing()
+
+    def _flush_soon(self) -> None:
+        """Send what TLS itself has to say (session tickets, key updates) with the answer, if there is one at once."""
+        if self._flushing is None:
+            self._flushing = asyncio.get_running_loop().call_soon(self._flush_later)
+
+    def _flush_later(self) -> None:
+        self._flushing = None
+        if self._connection is not None:
+            self._flush(self._connection)
 
     def _flush(self, connection: SSL.Connection) -> None:
         transport = self._transport

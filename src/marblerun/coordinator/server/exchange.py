@@ -50,6 +50,8 @@ class Response:
     headers: Headers = ()
     body: bytes = b""
     trailers: Headers = ()
+    reason: str = ""
+    """Why the request was refused, for log and metrics: the code of an error. Not sent."""
 
 
 @dataclass(frozen=True, slots=True)

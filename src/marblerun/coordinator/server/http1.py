@@ -92,7 +92,10 @@ class Http1Connection(asyncio.Protocol):
             self._request = event
             self._body.clear()
             self._set_timer(self._service.patience.request)
-            self._check_announced_size(event)
+            if event.http_version in (b"1.0", b"1.1"):
+                self._check_announced_size(event)
+            else:
+                self._refuse(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
         elif isinstance(event, h11.Data):
             self._on_data(bytes(event.data))
         elif isinstance(event, h11.EndOfMessage):

@@ -21,9 +21,67 @@ MAX_CONCURRENT_STREAMS: Final = 100
 # Requests that may be reset, beyond those answered, before we stop listening to the peer (CVE-2023-44487 and, for the
 # resets that it makes us send, CVE-2025-8671).
 MAX_RESET_STREAMS: Final = 200
+# What the protocol allows without asking (RFC 9113, section 4.2), and we do not ask for more.
+MAX_FRAME_BYTES: Final = 16384
+_PREFACE_BYTES: Final = 24
+_FRAME_HEADER_BYTES: Final = 9
+_HEADERS: Final = 1
+_CONTINUATION: Final = 9
+_END_HEADERS: Final = 4
 _INITIAL_WINDOW: Final = 1024 * 1024
 # Deadlines are looked at this often, or four times in the shortest of them.
 _TICK_SECONDS: Final = 5.0
+
+
+class FrameGuard:
+    """Looks at frame headers before the library buffers what they announce.
+
+    The library waits for a whole frame, and for a whole header block, before it says that either is too long; until
+    then it would hold 16 MiB for anybody.
+    """
+
+    __slots__ = ("_block", "_header", "_skip")
+
+    def __init__(self) -> None:
+        self._skip = _PREFACE_BYTES
+        self._header = bytearray()
+        self._block = 0
+
+    @property
+    def in_header_block(self) -> bool:
+        """Whether a header block has begun and not ended."""
+        return self._block > 0
+
+    def feed(self, data: bytes) -> h2.errors.ErrorCodes | None:
+        """What is wrong with the frames in ``data``, so far as they are announced; ``None`` if nothing is."""
+        position = 0
+        while position < len(data):
+            if self._skip:
+                step = min(self._skip, len(data) - position)
+                self._skip -= step
+                position += step
+                continue
+            part = data[position : position + _FRAME_HEADER_BYTES - len(self._header)]
+            self._header += part
+            position += len(part)
+            if len(self._header) == _FRAME_HEADER_BYTES:
+                problem = self._judge(int.from_bytes(self._header[:3], "big"), self._header[3], self._header[4])
+                if problem is not None:
+                    return problem
+                self._header.clear()
+        return None
+
+    def _judge(self, length: int, kind: int, flags: int) -> h2.errors.ErrorCodes | None:
+        if length > MAX_FRAME_BYTES:
+            return h2.errors.ErrorCodes.FRAME_SIZE_ERROR
+        self._skip = length
+        if kind in (_HEADERS, _CONTINUATION):
+            self._block += length + 1
+            if self._block > MAX_HEADER_BYTES:
+                return h2.errors.ErrorCodes.ENHANCE_YOUR_CALM
+            if flags & _END_HEADERS:
+                self._block = 0
+        return None
 
 
 @dataclass(slots=True)
@@ -58,12 +116,16 @@ class Http2Connection(asyncio.Protocol):
         self._h2 = h2.connection.H2Connection(
             h2.config.H2Configuration(client_side=False, header_encoding=None, validate_inbound_headers=True)
         )
+        self._guard = FrameGuard()
+        self._block_at: float | None = None
+        """When the header block began that has not ended yet."""
         self._streams: dict[int, _Stream] = {}
         self._outgoing: dict[int, _Outgoing] = {}
         self._resets = 0
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._flushing: asyncio.Handle | None = None
         self._paused_at: float | None = None
         """Since when the peer has taken nothing."""
         self._busy_at = self._loop.time()
@@ -86,13 +148,21 @@ class Http2Connection(asyncio.Protocol):
         )
         self._h2.initiate_connection()
         self._h2.increment_flow_control_window(_INITIAL_WINDOW)
-        self._flush()
+        self._flush_soon()
         self._restart_timer()
 
     def data_received(self, data: bytes) -> None:
         """Plaintext from the peer."""
         if not self._is_open():
             return
+        problem = self._guard.feed(data)
+        if problem is not None:
+            self._go_away(problem)
+            return
+        if not self._guard.in_header_block:
+            self._block_at = None
+        elif self._block_at is None:
+            self._block_at = self._loop.time()
         try:
             events = self._h2.receive_data(data)
         except Exception:  # whatever the library makes of hostile bytes, it only ends this connection
@@ -103,7 +173,7 @@ class Http2Connection(asyncio.Protocol):
             self._on_event(event)
             if not self._is_open():
                 return
-        self._flush()
+        self._flush_soon()
 
     def eof_received(self) -> None:
         """The peer has nothing more to say."""
@@ -111,9 +181,10 @@ class Http2Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Nobody is left to answer: stop the work for this connection."""
         self._transport = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        for handle in (self._timer, self._flushing):
+            if handle is not None:
+                handle.cancel()
+        self._timer = self._flushing = None
         for stream in self._streams.values():
             if stream.task is not None:
                 stream.task.cancel()
@@ -184,9 +255,7 @@ class Http2Connection(asyncio.Protocol):
         self._drop(stream_id)
         self._resets += 1
         if self._resets > MAX_RESET_STREAMS:
-            self._h2.close_connection(h2.errors.ErrorCodes.ENHANCE_YOUR_CALM)
-            self._flush()
-            self._close()
+            self._go_away(h2.errors.ErrorCodes.ENHANCE_YOUR_CALM)
 
     def _start(self, stream_id: int) -> None:
         stream = self._streams.get(stream_id)
@@ -292,10 +361,25 @@ class Http2Connection(asyncio.Protocol):
     def _is_open(self) -> bool:
         return self._transport is not None and not self._transport.is_closing()
 
+    def _flush_soon(self) -> None:
+        """Send after the requests that have just begun: an answer that is ready at once travels with our settings.
+
+        A system call for each would cost more than everything h2 does.
+        """
+        if self._flushing is not None:
+            self._flushing.cancel()
+        self._flushing = self._loop.call_soon(self._flush)
+
     def _flush(self) -> None:
         data = self._h2.data_to_send()
         if data and self._transport is not None:
             self._transport.write(data)
+
+    def _go_away(self, code: h2.errors.ErrorCodes) -> None:
+        with contextlib.suppress(h2.exceptions.ProtocolError):
+            self._h2.close_connection(code)
+        self._flush()
+        self._close()
 
     def _close(self) -> None:
         if self._transport is not None:
@@ -317,10 +401,10 @@ class Http2Connection(asyncio.Protocol):
         late += [stream_id for stream_id, outgoing in self._outgoing.items() if now > outgoing.deadline]
         for stream_id in late:
             self._reset(stream_id, h2.errors.ErrorCodes.CANCEL)
-        if not self._streams and now > self._busy_at + patience.idle:
-            self._h2.close_connection()
-            self._flush()
-            self._close()
+        begun = now if self._block_at is None else self._block_at
+        idle = not self._streams and now > self._busy_at + patience.idle
+        if idle or now > begun + patience.request:
+            self._go_away(h2.errors.ErrorCodes.NO_ERROR)
             return
         self._flush()
         self._restart_timer()

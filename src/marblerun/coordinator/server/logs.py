@@ -8,12 +8,45 @@ import sys
 import time
 from typing import Any, Final
 
+from marblerun.coordinator.server.journal import REQUEST_ID
+
 _LEVEL_NAMES: Final = {"WARNING": "warn", "CRITICAL": "fatal"}
+# Of equal lines in one second the first ones are written and then one in so many, as the reference does: strangers
+# must not fill a disk (protocol, section 1.5).
+FIRST_LINES: Final = 100
+THEN_ONE_IN: Final = 100
+_MAX_MESSAGES: Final = 1000
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
     fields = getattr(record, "fields", None)
-    return dict(fields) if isinstance(fields, dict) else {}
+    found = dict(fields) if isinstance(fields, dict) else {}
+    number = REQUEST_ID.get()
+    return {**found, "requestId": number} if number else found
+
+
+class Sampling(logging.Filter):
+    """Lets the first equal lines of each second through, then one in a hundred.
+
+    Lines about what a user did all pass: strangers cannot make them, and nobody must be able to hide one behind others.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._second = 0
+        self._seen: dict[tuple[int, str], int] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the line is written; lines are equal if level and text are, whatever their fields."""
+        fields = getattr(record, "fields", None)
+        if isinstance(fields, dict) and "user" in fields:
+            return True
+        second = int(record.created)
+        if second != self._second or len(self._seen) > _MAX_MESSAGES:
+            self._second, self._seen = second, {}
+        key = (record.levelno, str(record.msg))
+        seen = self._seen[key] = self._seen.get(key, 0) + 1
+        return seen <= FIRST_LINES or (seen - FIRST_LINES) % THEN_ONE_IN == 0
 
 
 def _level(record: logging.LogRecord) -> str:
@@ -57,6 +90,8 @@ def configure_logging(*, console: bool, debug: bool) -> None:
     """Send the log to standard error, as JSON or as plain text."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(ConsoleFormatter() if console else JsonFormatter())
+    if not console:
+        handler.addFilter(Sampling())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.DEBUG if debug else logging.INFO)

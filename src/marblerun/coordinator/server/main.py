@@ -3,34 +3,44 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
+import resource
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from OpenSSL import SSL
 
+from marblerun.attestation.collect import Upkeep
 from marblerun.coordinator.entropy import SystemEntropy
 from marblerun.coordinator.seal.detect import detect_sealer
-from marblerun.coordinator.server.client_api import client_service
+from marblerun.coordinator.server.client_api import TABLE, client_service
 from marblerun.coordinator.server.edge import EdgeConfig, InnerFactory, ServerIdentity, TlsEdge, server_context
 from marblerun.coordinator.server.exchange import Patience, Peer, Service
 from marblerun.coordinator.server.http1 import Http1Connection
 from marblerun.coordinator.server.http2 import Http2Connection
+from marblerun.coordinator.server.journal import journaled
 from marblerun.coordinator.server.mesh import mesh_service
 from marblerun.coordinator.server.settings import Settings, split_address
 from marblerun.coordinator.server.trust import Trust, trust_from_settings
 from marblerun.coordinator.service import Coordinator, Ports
 from marblerun.coordinator.state import Authority, Phase, State
+from marblerun.coordinator.store.anchor import FileAnchor
 from marblerun.coordinator.store.file import FileStore
 from marblerun.errors import Misconfigured, Unavailable
 from marblerun.version import __version__
+from marblerun.wire.rpc import ACTIVATE_PATH
+
+if TYPE_CHECKING:
+    from marblerun.coordinator.server.metrics import Metrics
 
 _log = logging.getLogger(__name__)
 
 BACKLOG: Final = 1024
+MAX_DESCRIPTORS: Final = 16384
 SHUTDOWN_SECONDS: Final = 10.0
 
 
@@ -66,14 +76,37 @@ class Listeners:
 
     mesh: asyncio.Server
     client: asyncio.Server
+    ops: asyncio.Server | None = None
+    """For metrics, events and health, if there is one."""
+
+    @property
+    def servers(self) -> tuple[asyncio.Server, ...]:
+        """All of them."""
+        return (self.mesh, self.client, self.ops) if self.ops is not None else (self.mesh, self.client)
 
     def addresses(self) -> tuple[str, str]:
         """Effective mesh and client address as ``host:port``."""
         return _bound(self.mesh), _bound(self.client)
 
+    @property
+    def ops_address(self) -> str:
+        """Effective address of the metrics listener, empty if there is none."""
+        return _bound(self.ops) if self.ops is not None else ""
 
-async def listen(coordinator: Coordinator, settings: Settings, patience: Patience | None = None) -> Listeners:
-    """Bind both listeners for a started Coordinator; raises Misconfigured if an address cannot be had."""
+
+def metrics_from_settings(settings: Settings) -> Metrics | None:
+    """What counts, if anybody may ask; nothing is measured and no library is loaded otherwise."""
+    if not settings.prometheus_address:
+        return None
+    from marblerun.coordinator.server.metrics import Metrics
+
+    return Metrics(uuid_label=settings.metrics_uuid)
+
+
+async def listen(
+    coordinator: Coordinator, settings: Settings, patience: Patience | None = None, metrics: Metrics | None = None
+) -> Listeners:
+    """Bind the listeners for a started Coordinator; raises Misconfigured if an address cannot be had."""
     patience = patience or Patience()
     mesh_context = ContextHolder(
         (b"h2",), lambda a: ServerIdentity(a.marble_root, a.intermediate_key), demand_certificate=True
@@ -89,14 +122,28 @@ async def listen(coordinator: Coordinator, settings: Settings, patience: Patienc
     def on_handshake_error(address: str, reason: str) -> None:
         _log.log(level, "TLS handshake failed", extra={"fields": {"peer": address, "reason": reason}})
 
-    mesh_calls = replace(mesh_service(coordinator.activate), patience=patience)
-    client_calls = replace(client_service(coordinator), patience=patience)
+    activate = coordinator.activate if metrics is None else metrics.activations(coordinator.activate)
+    mesh_calls = replace(journaled(mesh_service(activate), "mesh", (ACTIVATE_PATH,)), patience=patience)
+    client_calls = replace(journaled(client_service(coordinator), "client", TABLE.keys()), patience=patience)
+    if metrics is not None:
+        mesh_calls, client_calls = metrics.mesh_calls(mesh_calls), metrics.client_requests(client_calls, TABLE.keys())
     mesh = EdgeConfig(mesh_context.get, _only_http2(mesh_calls), on_handshake_error, patience=patience)
     client = EdgeConfig(client_context.get, _http(client_calls), on_handshake_error, patience=patience)
+    if metrics is not None:
+        metrics.watch_state(lambda: coordinator.state)
+        metrics.watch_listener("mesh", mesh.statistics)
+        metrics.watch_listener("client", client.statistics)
     return Listeners(
         mesh=await _bind(mesh, settings.mesh_address, "EDG_COORDINATOR_MESH_ADDR"),
         client=await _bind(client, settings.client_address, "EDG_COORDINATOR_CLIENT_ADDR"),
+        ops=None if metrics is None else await _listen_ops(metrics, coordinator, settings),
     )
+
+
+async def _listen_ops(metrics: Metrics, coordinator: Coordinator, settings: Settings) -> asyncio.Server:
+    from marblerun.coordinator.server.ops import listen_ops, ops_service
+
+    return await listen_ops(ops_service(metrics, lambda: coordinator.state), settings.prometheus_address)
 
 
 def _only_http2(service: Service) -> InnerFactory:
@@ -133,6 +180,7 @@ async def serve(
     environment: Mapping[str, str], settings: Settings, on_ready: Callable[[Listeners], None] | None = None
 ) -> None:
     """Run a Coordinator until SIGTERM or SIGINT."""
+    _raise_descriptor_limit()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -144,14 +192,18 @@ async def serve(
     for warning in trust.warnings:
         _log.warning(warning)
     store = FileStore(settings.seal_directory)
+    metrics = metrics_from_settings(settings)
+    upkeep = Upkeep(trust.collateral)
     try:
-        coordinator = await _start(environment, settings, trust, store)
-        listeners = await listen(coordinator, settings)
+        coordinator = await _start(environment, settings, trust, store, metrics)
+        listeners = await listen(coordinator, settings, metrics=metrics)
         # What lives now lives long: the collector need not look at it again.
         gc.collect()
         gc.freeze()
         mesh, client = listeners.addresses()
         fields = {"mesh": mesh, "client": client, "state": coordinator.status().code, "evidence": trust.issuer.name}
+        if listeners.ops is not None:
+            fields["metrics"] = listeners.ops_address
         _log.info("the Coordinator is listening", extra={"fields": fields})
         if on_ready is not None:
             on_ready(listeners)
@@ -160,9 +212,12 @@ async def serve(
         await _close(listeners, coordinator)
     finally:
         store.close()
+        await upkeep.aclose()
 
 
-async def _start(environment: Mapping[str, str], settings: Settings, trust: Trust, store: FileStore) -> Coordinator:
+async def _start(
+    environment: Mapping[str, str], settings: Settings, trust: Trust, store: FileStore, metrics: Metrics | None
+) -> Coordinator:
     entropy = SystemEntropy()
     ports = Ports(
         store=store,
@@ -173,7 +228,10 @@ async def _start(environment: Mapping[str, str], settings: Settings, trust: Trus
         issuer=trust.issuer,
         entropy=entropy,
         environment=environment,
+        anchor=FileAnchor(settings.anchor_file) if settings.anchor_file is not None else None,
     )
+    if metrics is not None:
+        ports = replace(ports, timed=metrics.timed)
     coordinator = Coordinator(ports, settings.names)
     await coordinator.start()
     try:
@@ -204,12 +262,19 @@ async def _startup_manifest(coordinator: Coordinator, settings: Settings) -> Non
 
 
 async def _close(listeners: Listeners, coordinator: Coordinator) -> None:
-    for server in (listeners.mesh, listeners.client):
+    for server in listeners.servers:
         server.close()
     try:
         await asyncio.wait_for(coordinator.stop(), SHUTDOWN_SECONDS)
     except TimeoutError:
         _log.error("the last write did not end in time")
+
+
+def _raise_descriptor_limit() -> None:
+    """Every connection is a descriptor, and the usual soft limit of 1024 is far below what we serve."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # a sandbox may forbid it; then fewer connections are served
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, MAX_DESCRIPTORS)), hard))
 
 
 def run(environment: Mapping[str, str], settings: Settings) -> None:

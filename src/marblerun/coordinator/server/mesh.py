@@ -45,13 +45,16 @@ def mesh_service(activate: Activate) -> Service:
             return _status(GrpcStatus.UNIMPLEMENTED, f"unknown method {request.target[:200]}")
         if _announced_size(request.body) > MAX_GRPC_MESSAGE_BYTES:
             return _too_large()
+        patience = _patience(request)
+        if patience <= 0:
+            return _late()
         try:
-            async with asyncio.timeout(_patience(request)):
+            async with asyncio.timeout(patience):
                 return _message(_encode(await activate(_parse(request), request.peer.leaf)))
         except Malformed as error:
             return _status(GrpcStatus.INTERNAL, str(error))
         except TimeoutError:
-            return _status(GrpcStatus.DEADLINE_EXCEEDED, "the activation took longer than the caller would wait")
+            return _late()
         except Exception as error:
             return _status(*grpc_problem(error))
 
@@ -81,6 +84,10 @@ def _announced_size(body: bytes) -> int:
 
 def _too_large() -> Response:
     return _status(GrpcStatus.RESOURCE_EXHAUSTED, f"the message is larger than {MAX_GRPC_MESSAGE_BYTES} bytes")
+
+
+def _late() -> Response:
+    return _status(GrpcStatus.DEADLINE_EXCEEDED, "the activation took longer than the caller would wait")
 
 
 def _patience(request: Request) -> float:

@@ -21,6 +21,7 @@ STAGE_CODES: Final[Mapping[Stage, GrpcStatus]] = {
     Stage.EVIDENCE: GrpcStatus.PERMISSION_DENIED,
     Stage.BUDGET: GrpcStatus.PERMISSION_DENIED,
     Stage.UUID: GrpcStatus.INVALID_ARGUMENT,
+    Stage.NAMES: GrpcStatus.PERMISSION_DENIED,
     Stage.CREDENTIALS: GrpcStatus.INTERNAL,
     Stage.SECRETS: GrpcStatus.INTERNAL,
     Stage.TTLS: GrpcStatus.INTERNAL,

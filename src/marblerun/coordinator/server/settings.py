@@ -29,11 +29,16 @@ class Variable:
 VARIABLES: Final = (
     Variable("EDG_COORDINATOR_MESH_ADDR", "listener for Marbles (gRPC)", ":2001"),
     Variable("EDG_COORDINATOR_CLIENT_ADDR", "listener for users (HTTPS)", ":4433"),
-    Variable("EDG_COORDINATOR_PROMETHEUS_ADDR", "listener for metrics and events (plain HTTP); unset = off"),
+    Variable(
+        "EDG_COORDINATOR_PROMETHEUS_ADDR",
+        "listener for metrics, events and health (plain HTTP); loopback if no host is given; unset = off",
+    ),
+    Variable("EDG_COORDINATOR_METRICS_UUID", "1: metrics of activations have the Marble's UUID as a label", "0"),
     Variable(
         "EDG_COORDINATOR_DNS_NAMES", "names and IP addresses in the CA certificates, comma separated", "localhost"
     ),
     Variable("EDG_COORDINATOR_SEAL_DIR", "state directory", f"<cwd>/{DEFAULT_DATA_DIRECTORY}"),
+    Variable("EDG_COORDINATOR_ANCHOR_FILE", "file on another volume that remembers the latest state; unset = none"),
     Variable("EDG_COORDINATOR_DEV_MODE", "1: console log; go on if the first quote cannot be issued", "0"),
     Variable("EDG_DEBUG_LOGGING", "1: debug level", "0"),
     Variable("EDG_HTTP_ERROR_LOG_LEVEL", "level of handshake and connection errors in the log", "error"),
@@ -47,10 +52,25 @@ VARIABLES: Final = (
     Variable("EDG_SIMULATED_PRODUCT_ID", "ISVPRODID that the simulated platform reports for this process"),
     Variable("EDG_SIMULATED_SECURITY_VERSION", "ISVSVN that the simulated platform reports for this process"),
     Variable("EDG_SIMULATED_DEBUG", "1: the simulated platform reports this process as a debug enclave", "0"),
-    Variable("EDG_PCCS_URL", "base URL of the collateral service", "https://api.trustedservices.intel.com"),
+    Variable(
+        "EDG_PCCS_URL",
+        "base URL of the collateral service; several, separated by commas, are asked in turn",
+        "https://api.trustedservices.intel.com",
+    ),
     Variable("EDG_PCCS_CA_FILE", "CA certificates (PEM) that vouch for the collateral service"),
     Variable("EDG_PCCS_TIMEOUT", "seconds for one request to the collateral service", "10"),
     Variable("EDG_COLLATERAL_CACHE_DIR", "directory that keeps collateral over restarts"),
+    Variable(
+        "EDG_COLLATERAL_DIR",
+        "directory of collateral files ('marblerun evidence collateral fetch'): used without a network, or after "
+        "EDG_PCCS_URL",
+    ),
+    Variable(
+        "EDG_QCNL_CONFIG",
+        "the quote provider's configuration; names the collateral service if neither EDG_PCCS_URL nor "
+        "EDG_COLLATERAL_DIR does",
+        "/etc/sgx_default_qcnl.conf",
+    ),
     Variable(
         "OE_SIMULATION", "1: no evidence at all, as the reference's switch of that name; never in production", "0"
     ),
@@ -72,9 +92,11 @@ class Settings:
     mesh_address: str = ":2001"
     client_address: str = ":4433"
     prometheus_address: str = ""
+    metrics_uuid: bool = False
     names: SubjectNames = field(default_factory=SubjectNames)
     """In the CA certificates, beside the loopback addresses."""
     seal_directory: Path = Path(DEFAULT_DATA_DIRECTORY)
+    anchor_file: Path | None = None
     dev_mode: bool = False
     debug_logging: bool = False
     http_error_log_level: str = "error"
@@ -83,6 +105,8 @@ class Settings:
     pccs_ca_file: Path | None = None
     pccs_timeout_seconds: float = 10.0
     collateral_cache_directory: Path | None = None
+    collateral_directory: Path | None = None
+    qcnl_config: Path | None = None
     warnings: tuple[str, ...] = ()
 
 
@@ -96,8 +120,10 @@ def settings_from_environment(environment: Mapping[str, str], working_directory:
         mesh_address=value.get("EDG_COORDINATOR_MESH_ADDR", ":2001"),
         client_address=value.get("EDG_COORDINATOR_CLIENT_ADDR", ":4433"),
         prometheus_address=value.get("EDG_COORDINATOR_PROMETHEUS_ADDR", ""),
+        metrics_uuid=value.get("EDG_COORDINATOR_METRICS_UUID") == "1",
         names=SubjectNames.parse(value.get("EDG_COORDINATOR_DNS_NAMES", "localhost")),
         seal_directory=Path(value.get("EDG_COORDINATOR_SEAL_DIR", str(cwd / DEFAULT_DATA_DIRECTORY))),
+        anchor_file=_path(value, "EDG_COORDINATOR_ANCHOR_FILE"),
         dev_mode=value.get("EDG_COORDINATOR_DEV_MODE") == "1",
         debug_logging=value.get("EDG_DEBUG_LOGGING") == "1",
         http_error_log_level=level if level in LOG_LEVELS else "error",
@@ -106,6 +132,8 @@ def settings_from_environment(environment: Mapping[str, str], working_directory:
         pccs_ca_file=_path(value, "EDG_PCCS_CA_FILE"),
         pccs_timeout_seconds=_seconds(value, "EDG_PCCS_TIMEOUT", 10.0),
         collateral_cache_directory=_path(value, "EDG_COLLATERAL_CACHE_DIR"),
+        collateral_directory=_path(value, "EDG_COLLATERAL_DIR"),
+        qcnl_config=_path(value, "EDG_QCNL_CONFIG"),
         warnings=_unknown_variables(value),
     )
 

@@ -69,6 +69,8 @@ def trust_from_settings(environment: Mapping[str, str], settings: Settings) -> T
             cache_directory=settings.collateral_cache_directory,
             simulated_platform=platform,
             roots=roots,
+            directory=settings.collateral_directory,
+            qcnl=settings.qcnl_config,
         ),
         simulated_platform=platform,
         warnings=(*warnings, *issuer_warnings),

@@ -30,3 +30,6 @@ class Store(Protocol):
 
     def save(self, data: bytes, key: bytes) -> None:
         """Replace the stored state."""
+
+    def set_aside(self) -> None:
+        """Keep a copy of the stored state that no later ``save`` removes: a new deployment is about to replace it."""

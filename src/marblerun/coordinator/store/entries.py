@@ -10,6 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from marblerun.coordinator.state import Authority, Deployment, PendingUpdate, Phase, State
+from marblerun.coordinator.store.lineage import PREVIOUS, SEQUENCE
 from marblerun.errors import Malformed
 from marblerun.manifest.encode import encode_infrastructure, encode_marble, encode_package, encode_tls_tag
 from marblerun.manifest.parse import (
@@ -56,6 +57,7 @@ def encode_state(state: State) -> dict[str, bytes]:
         ROOT_KEY: sec1(authority.root_key),
         INTERMEDIATE_KEY: sec1(authority.intermediate_key),
         **{f"activations:{name}": b"%x" % count for name, count in state.activations.items()},
+        **{f"monotonicCounter:{name}": value.to_bytes(8, "little") for name, value in state.counters.items()},
     }
     if state.previous_root_secret is not None:
         entries["previousRootSecret"] = state.previous_root_secret
@@ -89,9 +91,10 @@ def decode_state(entries: Mapping[str, bytes]) -> State:
         previous_root_secret=reader.optional("previousRootSecret"),
         deployment=_deployment(reader) if "manifest" in entries else None,
         activations=reader.all("activations", _count),
+        counters=reader.all("monotonicCounter", _counter),
         update_log=(reader.optional("updateLog") or b"").decode("utf-8", "replace"),
         pending_update=reader.take("pendingUpdate", decode_pending_update) if "pendingUpdate" in entries else None,
-        other_entries=reader.rest(),
+        other_entries=reader.rest(SEQUENCE, PREVIOUS),
     )
 
 
@@ -173,9 +176,10 @@ class _Reader:
         prefix = f"{kind}:"
         return {name[len(prefix) :]: self.take(name, decode) for name in self._entries if name.startswith(prefix)}
 
-    def rest(self) -> dict[str, bytes]:
-        """What nobody has taken."""
-        return {name: value for name, value in self._entries.items() if name not in self._taken}
+    def rest(self, *known: str) -> dict[str, bytes]:
+        """What nobody has taken, but for the names that somebody else knows."""
+        taken = self._taken.union(known)
+        return {name: value for name, value in self._entries.items() if name not in taken}
 
 
 def _certificate(data: bytes) -> x509.Certificate:
@@ -196,6 +200,12 @@ def _phase(data: bytes) -> Phase:
         return Phase(int(data))
     except ValueError:
         raise Malformed("not a state number") from None
+
+
+def _counter(data: bytes) -> int:
+    if len(data) != 8:
+        raise Malformed("not a number of 64 bits")
+    return int.from_bytes(data, "little")
 
 
 def _count(data: bytes) -> int:

@@ -3,8 +3,11 @@
 Two files cannot be replaced in one step. So the new key is first made durable under an interim name that says which
 data it belongs to; then renaming ``sealed_data`` is the moment of truth; then the key gets its final name. Whatever
 survives a crash, the data that is there opens with one of the two keys that are there, and the next save gives that key
-its name before it begins, so that a second crash does no more harm than the first. One older generation stays as
-``*.old``.
+its name before it begins, so that a second crash does no more harm than the first.
+
+Older generations stay: the last one as ``*.old``, as in the reference, those before as ``*.old.2`` to ``*.old.4``.
+What a new deployment replaced in the recovery phase stays as ``*.aside-`` with the beginning of its hash, until someone
+removes it.
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ import fcntl
 import hashlib
 import os
 import re
+import stat
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +28,9 @@ from marblerun.wire.limits import MAX_SEALED_STATE_BYTES
 
 DATA: Final = "sealed_data"
 KEY: Final = "sealed_key"
+GENERATIONS: Final = ("old", "old.2", "old.3", "old.4")
+"""Suffixes of older generations, the latest first."""
+ASIDE: Final = "aside-"
 _INTERIM: Final = re.compile(r"sealed_key\.[0-9a-f]{32}")
 _LOCK: Final = "lock"
 
@@ -60,7 +68,7 @@ class FileStore:
         data = self._read(DATA)
         if data is None:
             return None
-        keys = (self._read(KEY), self._read(_interim_key(data)))
+        keys = (self._read(interim_key_name(data)), self._read(KEY))
         return Sealed(data, tuple(key for key in keys if key is not None))
 
     def save(self, data: bytes, key: bytes) -> None:
@@ -69,7 +77,7 @@ class FileStore:
             self._settle()
             self._write_temporary(DATA, data)
             self._write_temporary(KEY, key)
-            self._rename(f"{KEY}.tmp", _interim_key(data))
+            self._rename(f"{KEY}.tmp", interim_key_name(data))
             self._keep_old(DATA)
             self._sync_directory()
             self._rename(f"{DATA}.tmp", DATA)
@@ -79,12 +87,29 @@ class FileStore:
         except OSError as error:
             raise Unavailable(f"the state could not be written to {self._directory}: {error.strerror}") from error
 
+    def set_aside(self) -> None:
+        """Keep a copy of the stored state, and of the keys that may open it, under names that no save touches."""
+        sealed = self.load()
+        if sealed is None:
+            return
+        suffix = f"{ASIDE}{hashlib.sha256(sealed.data).hexdigest()[:16]}"
+        copies = {f"{DATA}.{suffix}": sealed.data}
+        for number, key in enumerate(sealed.keys, start=1):
+            copies[f"{KEY}.{suffix}" + (f".{number}" if number > 1 else "")] = key
+        try:
+            for name, content in copies.items():
+                self._write_temporary(name, content)
+                self._rename(f"{name}.tmp", name)
+            self._sync_directory()
+        except OSError as error:
+            raise Unavailable(f"the old state could not be kept in {self._directory}: {error.strerror}") from error
+
     def _settle(self) -> None:
         """Give the key of the present data its final name, if it has only its interim name yet."""
         data = self._read(DATA)
-        if data is not None and (self._directory / _interim_key(data)).exists():
+        if data is not None and (self._directory / interim_key_name(data)).exists():
             self._keep_old(KEY)
-            self._rename(_interim_key(data), KEY)
+            self._rename(interim_key_name(data), KEY)
             self._sync_directory()
 
     def _remove_strays(self) -> None:
@@ -94,22 +119,7 @@ class FileStore:
                 path.unlink()
 
     def _read(self, name: str) -> bytes | None:
-        try:
-            descriptor = os.open(self._directory / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise Unavailable(f"{self._directory / name} cannot be read: {error.strerror}") from error
-        try:
-            with os.fdopen(descriptor, "rb") as file:
-                # A size that is wrong is refused before that much is read.
-                too_large = os.fstat(file.fileno()).st_size > MAX_SEALED_STATE_BYTES
-                content = b"" if too_large else file.read(MAX_SEALED_STATE_BYTES + 1)
-        except OSError as error:
-            raise Unavailable(f"{self._directory / name} cannot be read: {error.strerror}") from error
-        if too_large or len(content) > MAX_SEALED_STATE_BYTES:
-            raise Unavailable(f"{self._directory / name} is larger than any state can be")
-        return content
+        return read_sealed_file(self._directory / name)
 
     def _write_temporary(self, name: str, content: bytes) -> None:
         path = self._directory / f"{name}.tmp"
@@ -123,9 +133,14 @@ class FileStore:
     def _keep_old(self, name: str) -> None:
         """Keep the present generation under ``.old``: as a copy, since library OSes have no hard links."""
         current = self._read(name)
-        if current is not None:
-            self._write_temporary(f"{name}.old", current)
-            self._rename(f"{name}.old.tmp", f"{name}.old")
+        if current is None:
+            return
+        newest = f"{name}.{GENERATIONS[0]}"
+        self._write_temporary(newest, current)
+        for younger, older in reversed(list(pairwise(GENERATIONS))):
+            if (self._directory / f"{name}.{younger}").exists():
+                self._rename(f"{name}.{younger}", f"{name}.{older}")
+        self._rename(f"{newest}.tmp", newest)
 
     def _rename(self, source: str, target: str) -> None:
         (self._directory / source).replace(self._directory / target)
@@ -138,5 +153,27 @@ class FileStore:
             os.close(descriptor)
 
 
-def _interim_key(data: bytes) -> str:
+def read_sealed_file(path: Path) -> bytes | None:
+    """The content of a state file, ``None`` if there is none; raises Unavailable for links, devices and giants."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise Unavailable(f"{path} cannot be read: {error.strerror}") from error
+    try:
+        with os.fdopen(descriptor, "rb") as file:
+            about = os.fstat(file.fileno())
+            # A size that is wrong is refused before that much is read.
+            bad = not stat.S_ISREG(about.st_mode) or about.st_size > MAX_SEALED_STATE_BYTES
+            content = b"" if bad else file.read(MAX_SEALED_STATE_BYTES + 1)
+    except OSError as error:
+        raise Unavailable(f"{path} cannot be read: {error.strerror}") from error
+    if bad or len(content) > MAX_SEALED_STATE_BYTES:
+        raise Unavailable(f"{path} is not a file, or larger than any state can be")
+    return content
+
+
+def interim_key_name(data: bytes) -> str:
+    """Under which name the key of ``data`` is kept until ``data`` is the state."""
     return f"{KEY}.{hashlib.sha256(data).hexdigest()[:32]}"

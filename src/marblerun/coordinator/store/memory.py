@@ -10,6 +10,8 @@ class MemoryStore:
 
     def __init__(self, sealed: Sealed | None = None) -> None:
         self._sealed = sealed
+        self.aside: list[Sealed] = []
+        """What was set aside."""
 
     def load(self) -> Sealed | None:
         """The last saved state."""
@@ -18,3 +20,8 @@ class MemoryStore:
     def save(self, data: bytes, key: bytes) -> None:
         """Replace it."""
         self._sealed = Sealed(data, (key,))
+
+    def set_aside(self) -> None:
+        """Keep the present state for good."""
+        if self._sealed is not None:
+            self.aside.append(self._sealed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -65,6 +66,11 @@ def read_body(call: Call, shape: Shape[T]) -> T:
         return gojson.unmarshal_first(call.request.body, shape)
     except MarbleRunError as problem:
         raise BadRequest(f"the request body cannot be read: {problem}") from None
+
+
+async def read_large_body(call: Call, shape: Shape[T]) -> T:
+    """The same in a thread: a body of many megabytes takes a while, and connections must not wait for it."""
+    return await asyncio.to_thread(read_body, call, shape)
 
 
 def secret_names(call: Call) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 from marblerun.coordinator.commands.caller import Operation
@@ -19,7 +20,7 @@ async def _get_secrets(coordinator: Coordinator, call: Call) -> Response:
 
 
 async def _post_secrets(coordinator: Coordinator, call: Call) -> Response:
-    await coordinator.write_secrets(call.leaf, decode_uploads(call.request.body))
+    await coordinator.write_secrets(call.leaf, await asyncio.to_thread(decode_uploads, call.request.body))
     return envelope.success(None)
 
 

@@ -14,7 +14,7 @@ from marblerun.coordinator.server.rest.route import (
     Route,
     Table,
     base64_text,
-    read_body,
+    read_large_body,
     secret_names,
 )
 from marblerun.coordinator.service import Coordinator
@@ -30,7 +30,8 @@ async def _get_secrets(coordinator: Coordinator, call: Call) -> Response:
 
 
 async def _post_secrets(coordinator: Coordinator, call: Call) -> Response:
-    await coordinator.write_secrets(call.leaf, read_body(call, _SECRETS_BODY)["secrets"])
+    body = await read_large_body(call, _SECRETS_BODY)
+    await coordinator.write_secrets(call.leaf, body["secrets"])
     return envelope.success(None)
 
 
@@ -39,7 +40,8 @@ async def _get_update(coordinator: Coordinator, _call: Call) -> Response:
 
 
 async def _post_update(coordinator: Coordinator, call: Call) -> Response:
-    reply = await coordinator.update_manifest(call.leaf, read_body(call, MANIFEST_BODY)["manifest"])
+    body = await read_large_body(call, MANIFEST_BODY)
+    reply = await coordinator.update_manifest(call.leaf, body["manifest"])
     return envelope.success(_outcome(reply))
 
 
@@ -56,7 +58,8 @@ async def get_pending(coordinator: Coordinator, _call: Call) -> Response:
 
 
 async def _post_pending(coordinator: Coordinator, call: Call) -> Response:
-    reply = await coordinator.acknowledge_update(call.leaf, read_body(call, MANIFEST_BODY)["manifest"])
+    body = await read_large_body(call, MANIFEST_BODY)
+    reply = await coordinator.acknowledge_update(call.leaf, body["manifest"])
     return envelope.success({"message": reply.message, **_outcome(reply)})
 
 

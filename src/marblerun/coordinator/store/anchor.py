@@ -1,0 +1,55 @@
+"""An anchor in a file: on another volume, so that restoring the state directory does not restore it too."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Final
+
+from marblerun.coordinator.store.lineage import Mark
+from marblerun.errors import Misconfigured, Unavailable
+
+_TEXT: Final = re.compile(r"([0-9]{1,18}) ([0-9a-f]{64})\n")
+_MAX_BYTES: Final = 1024
+
+
+class FileAnchor:
+    """One line: the number and the head (hex) of the latest state."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def load(self) -> Mark | None:
+        """What the file says; raises Misconfigured if it says nothing that can be understood."""
+        try:
+            with self._path.open("rb") as file:
+                text = file.read(_MAX_BYTES).decode("ascii", "replace")
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise Unavailable(f"the anchor {self._path} cannot be read: {error.strerror}") from error
+        match = _TEXT.fullmatch(text)
+        if match is None:
+            raise Misconfigured(
+                f"the anchor {self._path} is damaged; only if you are sure that the state is the latest one, remove it"
+            )
+        return Mark(int(match[1]), bytes.fromhex(match[2]))
+
+    def advance(self, mark: Mark) -> None:
+        """Replace the file in one durable step."""
+        temporary = self._path.with_name(f"{self._path.name}.tmp")
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(f"{mark.sequence} {mark.head.hex()}\n".encode())
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self._path)
+            directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+        except OSError as error:
+            raise Unavailable(f"the anchor {self._path} could not be written: {error.strerror}") from error
