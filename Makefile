@@ -43,8 +43,10 @@ check: lint types layers docs test ## everything that must be green before a cha
 bench: setup ## compare the hot paths with a peer in one run
 	$(BIN)/python -m benchmarks
 
-fuzz: setup ## the long sweeps: every flipped byte, every truncation
+fuzz: setup ## the long sweeps: bytes, lengths, parts, collateral, dates, and changed inputs beside dcap-qvl
 	$(BIN)/python -m tests.attestation.sweep
+	$(BIN)/python -m tests.fuzz
+	$(BIN)/python -m tests.coordinator.damage
 
 lock: setup ## resolve the dependencies anew
 	$(BIN)/python -m pip install --quiet uv

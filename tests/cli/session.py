@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from tests.client.coordinators import FakeCoordinator, Identity, mint
 from tests.client.fixtures import PRODUCT, SIGNER_ID
 
@@ -16,6 +19,17 @@ from marblerun.cli.main import cli
 
 MANIFEST = b'{"Packages": {}}\n'
 PENDING = b'{"Packages": {"p": {"SecurityVersion": 2}}}'
+
+
+@cache
+def recovery_key() -> rsa.RSAPrivateKey:
+    """Somebody's recovery key; ``recovery.pem`` holds it."""
+    return rsa.generate_private_key(65537, 2048)
+
+
+def recovery_public_key() -> bytes:
+    """Its public half, PKIX DER."""
+    return recovery_key().public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 @dataclass
@@ -56,6 +70,8 @@ def start(folder: Path, platform: SimulatedPlatform, monkeypatch: pytest.MonkeyP
         "secrets.json": b'{"s": {"Key": "canary+canary+canary+aaa"}}',
         "c.pem": user.pem,
         "k.pem": user.key_pem,
+        "secret.bin": b"canary, a secret of 33 bytes, abc",
+        "recovery.pem": recovery_key().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
     }.items():
         (folder / name).write_bytes(content)
     return Session(folder, user)

@@ -5,11 +5,13 @@ Which commands there are comes from the command tree: a new one that takes an en
 
 from __future__ import annotations
 
+import json
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 
 import click
 import pytest
-from tests.cli.session import Session, everything_sent
+from tests.cli.session import Session, everything_sent, recovery_public_key
 from tests.client.coordinators import (
     FakeCoordinator,
     coordinator,
@@ -43,6 +45,10 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "certificate intermediate": ("certificate", "intermediate", "@"),
     "certificate chain": ("certificate", "chain", "@"),
     "status": ("status", "@"),
+    "state verify": ("state", "verify", "@"),
+    "recover": ("recover", "secret.bin", "@", "-k", "recovery.pem", "--manifest", "m.json"),
+    "recover-with-signature send": ("recover-with-signature", "secret.bin", "@", "-s", "secret.bin"),
+    "recover-with-signature public-key": ("recover-with-signature", "public-key", "@", "-o", "coordinator.pem"),
 }
 
 
@@ -145,11 +151,15 @@ SAME_ROOT = {"man in the middle", "marble"}
 def _greedy(fake: FakeCoordinator) -> None:
     """Has a pleasant answer to everything, so that a command that does not verify would go through."""
     fake.routes |= manifest_routes(b'{"Packages": {}}\n')
-    for path in ("manifest", "update", "update-manifest", "update-cancel", "secrets"):
+    for path in ("manifest", "update", "update-manifest", "update-cancel", "secrets", "recover"):
         fake.routes.setdefault(f"POST /api/v2/{path}", lambda _: success({}))
     for path in ("update", "update-manifest", "secrets"):
         fake.routes.setdefault(f"GET /api/v2/{path}", lambda _: success({}))
-    fake.routes["GET /api/v2/status"] = lambda _: success({"code": 3, "message": "fine"})
+    public = {"algorithm": "RSA", "ephemeralPublicKey": b64encode(recovery_public_key()).decode()}
+    fake.routes["GET /api/v2/recover/public-key"] = lambda _: success(public)
+    text = json.dumps({"statement": 1, "sequence": 1, "rootCertificate": fake.root.pem.decode()})
+    fake.routes["GET /api/v2/statement"] = lambda _: success({"statement": text})
+    fake.routes["GET /api/v2/status"] = lambda _: success({"code": 1, "message": "fine"})
 
 
 def _run(session: Session, fake: FakeCoordinator, name: str, *options: str) -> tuple[int, set[str]]:
@@ -191,7 +201,9 @@ def test_no_impostor_gets_more_than_the_quote_request(
     assert not (session.folder / "rec.json").exists()
 
 
-PINNED = [name for name in COMMANDS if name.split()[0] in ("secret", "status") or "log" in name or "update" in name]
+PINNED = [
+    name for name in COMMANDS if name.split()[0] in ("secret", "status", "state") or "log" in name or "update" in name
+]
 
 
 @pytest.mark.parametrize("who", ["stranger", "man in the middle", "marble"])

@@ -32,10 +32,12 @@ from marblerun.client import (
     calls,
 )
 from marblerun.client.problems import (
+    AlreadyPending,
     ApiError,
     BadRequest,
     Forbidden,
     Gone,
+    NotAllowed,
     NothingThere,
     NotInThisState,
     NotOffered,
@@ -43,7 +45,7 @@ from marblerun.client.problems import (
     Unauthorized,
 )
 from marblerun.client.rest import Reply, Request, read
-from marblerun.errors import Denied, Malformed, MarbleRunError, NotFound, Unavailable, WrongPhase
+from marblerun.errors import Conflict, Denied, Malformed, MarbleRunError, NotFound, Unavailable, WrongPhase
 from marblerun.secrets.model import Secret
 
 MANIFEST = b'{"Packages": {}}'
@@ -185,6 +187,9 @@ STATUSES: list[tuple[int, str, type[ApiError], type[MarbleRunError]]] = [
     (410, "use v2", Gone, MarbleRunError),
     (429, "slow down", Overloaded, Unavailable),
     (500, "server is not in expected state", NotInThisState, WrongPhase),
+    (500, "user bob is not allowed to read secrets: no permission for key", NotAllowed, Denied),
+    (400, "user bob is not allowed to read secrets: no permission for key", NotAllowed, Denied),
+    (500, "update already in progress: it has to be acknowledged or cancelled first", AlreadyPending, Conflict),
     (500, "it failed", ApiError, MarbleRunError),
     (503, "later", Overloaded, Unavailable),
 ]

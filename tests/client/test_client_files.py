@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import hashlib
 import json
 import stat
 from pathlib import Path
@@ -111,6 +112,23 @@ def test_pem_files_that_do_not_fit_are_refused(root: Identity) -> None:
     for raw in (b"", root.pem, root.key_pem, mint("x").pem + root.key_pem, root.pem + other + root.key_pem):
         with pytest.raises(Malformed):
             user_secret_from_pem(raw)
+
+
+def test_versions_raised_before_the_manifest_came_into_force_do_not_count() -> None:
+    manifest = b'{"Packages": {"p": {"SecurityVersion": 1}}}'
+    fingerprint = hashlib.sha256(manifest).hexdigest()
+    raised = '{"user":"u","package":"p","new version":%d}'
+    started = json.dumps({"user": "u", "manifestFingerprint": fingerprint})
+    applied = json.dumps({"manifestFingerprint": fingerprint})
+
+    def version(*log: str) -> object:
+        return json.loads(merge_updates(manifest, log))["Packages"]["p"]["SecurityVersion"]
+
+    assert version(raised % 2, raised % 3) == 3
+    assert version(raised % 2, started) == 2
+    assert version(raised % 2, json.dumps({"manifestFingerprint": "0" * 64})) == 2
+    assert version(raised % 2, started, applied) == 1
+    assert version(raised % 2, started, applied, raised % 5) == 5
 
 
 def test_raised_versions_are_merged_and_empties_dropped() -> None:

@@ -17,6 +17,7 @@ _OPTIONS: Final = (
     ("--prometheus-addr", "EDG_COORDINATOR_PROMETHEUS_ADDR", "HOST:PORT"),
     ("--dns-names", "EDG_COORDINATOR_DNS_NAMES", "NAMES"),
     ("--seal-dir", "EDG_COORDINATOR_SEAL_DIR", "DIR"),
+    ("--anchor-file", "EDG_COORDINATOR_ANCHOR_FILE", "FILE"),
     ("--startup-manifest", "EDG_STARTUP_MANIFEST", "FILE"),
     ("--simulated-platform", "EDG_SIMULATED_PLATFORM", "DIR"),
     ("--pccs-url", "EDG_PCCS_URL", "URL"),
@@ -28,6 +29,7 @@ _OPTIONS: Final = (
 _FLAGS: Final = (
     ("--dev-mode", "EDG_COORDINATOR_DEV_MODE"),
     ("--debug-logging", "EDG_DEBUG_LOGGING"),
+    ("--metrics-uuid", "EDG_COORDINATOR_METRICS_UUID"),
 )
 _MEANING: Final = {variable.name: variable for variable in VARIABLES}
 

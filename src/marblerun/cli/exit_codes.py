@@ -30,6 +30,7 @@ class ExitCode:
 OK: Final = 0
 GENERAL: Final = 1
 USAGE: Final = 2
+FINDINGS: Final = 10
 INTERRUPTED: Final = 130
 
 TABLE: Final = (
@@ -43,6 +44,7 @@ TABLE: Final = (
     ExitCode(7, (Malformed,), "an input (manifest, policy, key, answer) is not what it has to be"),
     ExitCode(8, (NotFound,), "the named thing does not exist"),
     ExitCode(9, (Misconfigured,), "the settings do not allow safe operation; the message says what to do"),
+    ExitCode(FINDINGS, (), "'manifest lint' found something to look at, and no error"),
     ExitCode(INTERRUPTED, (), "interrupted by Ctrl-C"),
 )
 

@@ -144,6 +144,13 @@ NOUNS: Final = (
     Noun("certificate", "marblerun.cli.certificate", "Get the Coordinator's certificates."),
     Noun("status", "marblerun.cli.status", "Show the Coordinator's state."),
     Noun("recover", "marblerun.cli.recover", "Recover a sealed Coordinator."),
+    Noun(
+        "recover-with-signature",
+        "marblerun.cli.recover_with_signature",
+        "Recover with the key kept offline.",
+        "recover_with_signature",
+    ),
+    Noun("state", "marblerun.cli.state", "Inspect, back up and restore sealed state."),
     Noun("evidence", "marblerun.cli.evidence", "Verify and inspect attestation evidence."),
     Noun("simulator", "marblerun.cli.simulator", "A simulated platform for development."),
     Noun("package-info", "marblerun.cli.package_info", "Show an enclave's package properties.", "package_info"),

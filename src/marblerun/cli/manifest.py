@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 VERBS = (
     Noun("update", "marblerun.cli.manifest_update", "Update the manifest in force."),
-    Noun("lint", "marblerun.cli.manifest_lint", "Find mistakes and dangers in a manifest."),
-    Noun("schema", "marblerun.cli.manifest_schema", "Print the JSON Schema of manifests."),
-    Noun("diff", "marblerun.cli.manifest_diff", "Show what a new manifest would change."),
-    Noun("render", "marblerun.cli.manifest_render", "Show what a Marble would get."),
+    Noun("lint", "marblerun.cli.manifest_tools", "Find mistakes and dangers in a manifest.", "lint"),
+    Noun("schema", "marblerun.cli.manifest_tools", "Print the JSON Schema of manifests.", "schema"),
+    Noun("diff", "marblerun.cli.manifest_tools", "Show what a new manifest would change.", "diff"),
+    Noun("render", "marblerun.cli.manifest_tools", "Show what a Marble would get.", "render"),
 )
 
 

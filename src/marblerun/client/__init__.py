@@ -30,6 +30,7 @@ from marblerun.client.replies import (
     UserSecret,
 )
 from marblerun.client.signatures import verify_manifest_signature, verify_signed_quote
+from marblerun.client.statement import SequenceMemory, Statement, parse_statement
 from marblerun.client.transport import TimeOuts
 from marblerun.client.trust import Trust, trust_from_environment
 
@@ -49,7 +50,9 @@ __all__ = [
     "RecoveryKey",
     "RecoveryReply",
     "Secrets",
+    "SequenceMemory",
     "SignedQuote",
+    "Statement",
     "Status",
     "TimeOuts",
     "Trust",
@@ -61,6 +64,7 @@ __all__ = [
     "attest_async",
     "parse_chain",
     "parse_policy",
+    "parse_statement",
     "set_monotonic_counter",
     "trust_from_environment",
     "verify_deployment",

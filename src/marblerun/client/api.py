@@ -25,6 +25,7 @@ from marblerun.client.replies import (
     UserSecret,
 )
 from marblerun.client.rest import Reply, Request
+from marblerun.client.statement import Statement
 from marblerun.client.transport import AsyncTransport, Endpoint, TimeOuts, Transport
 
 T = TypeVar("T")
@@ -114,6 +115,10 @@ class Client:
         """The Coordinator's ephemeral key of this recovery."""
         return converse(self._transport, calls.recovery_public_key())
 
+    def statement(self) -> Statement:
+        """Which deployment this is and how far its history has come."""
+        return converse(self._transport, calls.statement())
+
     def sign_quote(self, quote: bytes) -> SignedQuote:
         """Lets the Coordinator verify an SGX quote and sign the status it found."""
         return converse(self._transport, calls.sign_quote(quote))
@@ -195,6 +200,10 @@ class AsyncClient:
     async def recovery_public_key(self) -> RecoveryKey:
         """As :meth:`Client.recovery_public_key`."""
         return await converse_async(self._transport, calls.recovery_public_key())
+
+    async def statement(self) -> Statement:
+        """As :meth:`Client.statement`."""
+        return await converse_async(self._transport, calls.statement())
 
     async def sign_quote(self, quote: bytes) -> SignedQuote:
         """As :meth:`Client.sign_quote`."""

@@ -35,6 +35,7 @@ from marblerun.client.replies import (
     some_texts,
 )
 from marblerun.client.rest import Reply, Request, post_json, post_text, read
+from marblerun.client.statement import Statement, parse_statement
 from marblerun.errors import Malformed, Unavailable
 
 V2: Final = "/api/v2"
@@ -150,6 +151,13 @@ def recovery_public_key() -> Generator[Request, Reply, RecoveryKey]:
     request = Request("GET", f"{V2}/recover/public-key")
     fields = an_object(read(request, (yield request)), "data")
     return RecoveryKey(a_text(fields, "algorithm"), some_bytes(fields, "ephemeralPublicKey"))
+
+
+def statement() -> Generator[Request, Reply, Statement]:
+    """Which deployment this is and how far its history has come. Coordinators of the reference do not have this."""
+    request = Request("GET", f"{V2}/statement")
+    fields = an_object(read(request, (yield request)), "data")
+    return parse_statement(a_text(fields, "statement"))
 
 
 def sign_quote(quote: bytes) -> Generator[Request, Reply, SignedQuote]:

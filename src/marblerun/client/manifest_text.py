@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 
@@ -11,6 +12,8 @@ from marblerun.errors import Malformed
 def merge_updates(manifest: bytes, log: Sequence[str]) -> bytes:
     """The manifest with the security versions that package updates have raised since (cli-marble-k8s, section 1.8).
 
+    What they had raised before this manifest came into force does not count any more: a full update says anew which
+    versions are admitted. Its line of the log has the manifest's fingerprint and no user (protocol, section 7.10).
     Empty maps and nulls are dropped and the text is indented by four spaces, as the reference shows it.
 
     Raises:
@@ -19,14 +22,21 @@ def merge_updates(manifest: bytes, log: Sequence[str]) -> bytes:
     document = _parse(manifest, "manifest")
     if not isinstance(document, dict):
         raise Malformed("is not a JSON object", where="manifest")
+    fingerprint = hashlib.sha256(manifest).hexdigest()
+    raised: dict[str, object] = {}
     for number, line in enumerate(log):
         entry = _parse(line.encode(), f"update log, line {number + 1}")
-        if not isinstance(entry, dict) or "package" not in entry or "new version" not in entry:
+        if not isinstance(entry, dict):
             continue
-        packages = document.get("Packages")
-        package = packages.get(entry["package"]) if isinstance(packages, dict) else None
+        if entry.get("manifestFingerprint") == fingerprint and "user" not in entry:
+            raised.clear()
+        if "new version" in entry and isinstance(entry.get("package"), str):
+            raised[entry["package"]] = entry["new version"]
+    packages = document.get("Packages")
+    for name, version in raised.items():
+        package = packages.get(name) if isinstance(packages, dict) else None
         if isinstance(package, dict):
-            package["SecurityVersion"] = entry["new version"]
+            package["SecurityVersion"] = version
     return json.dumps(_without_empty(document), indent=4, ensure_ascii=False).encode()
 
 

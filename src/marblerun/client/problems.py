@@ -9,7 +9,9 @@
     ├── NothingThere (NotFound)      404, no update is pending
     ├── NotOffered                   405, an unknown path or method; the reason to try the older API
     ├── Gone                         410
-    ├── NotInThisState (WrongPhase)  500 with the fixed text for a wrong state
+    ├── NotInThisState (WrongPhase)  500 (or 400) with the fixed text for a wrong state
+    ├── AlreadyPending (Conflict)    500 (or 400) with the text for a second update
+    ├── NotAllowed (Denied)          500 (or 400) with the text for a user without the permission
     └── Overloaded (Unavailable)     429, 502, 503, 504
 
 Source: protocol, sections 7.3, 7.4 and 14.
@@ -19,7 +21,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from marblerun.errors import Denied, Malformed, MarbleRunError, NotFound, Unavailable, WrongPhase
+from marblerun.errors import Conflict, Denied, Malformed, MarbleRunError, NotFound, Unavailable, WrongPhase
 
 MAX_MESSAGE: Final = 2000
 """Characters of a server's message that are shown."""
@@ -83,6 +85,16 @@ class NotInThisState(ApiError, WrongPhase):
     """The Coordinator has to be in another state for this call."""
 
 
+class AlreadyPending(ApiError, Conflict):
+    """Another update waits for acknowledgments; it has to be acknowledged or cancelled first."""
+
+
+class NotAllowed(ApiError, Denied):
+    """A user of the deployment, whose roles do not allow this."""
+
+    mismatches: tuple[str, ...] = ()
+
+
 class Overloaded(ApiError, Unavailable):
     """The Coordinator, or something in front of it, cannot serve the call now."""
 
@@ -101,11 +113,19 @@ _BY_STATUS: Final[dict[int, type[ApiError]]] = {
 }
 
 
+# The API has one status for nearly everything that fails; what it was only the text tells.
+_BY_TEXT: Final[tuple[tuple[str, type[ApiError]], ...]] = (
+    (WRONG_STATE, NotInThisState),
+    ("update already in progress", AlreadyPending),
+    (" is not allowed to ", NotAllowed),
+)
+
+
 def from_status(status: int, message: str, *, method: str, url: str, data: object = None) -> ApiError:
     """The error for an HTTP status other than 200; the message is shortened and freed of control characters."""
     kind = _BY_STATUS.get(status, ApiError)
-    if WRONG_STATE in message and kind in (ApiError, BadRequest):
-        kind = NotInThisState
+    if kind in (ApiError, BadRequest):
+        kind = next((other for part, other in _BY_TEXT if part in message), kind)
     text = printable(message)
     if kind is NotOffered and not text:
         text = "this Coordinator does not offer that"

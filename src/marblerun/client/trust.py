@@ -8,19 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
-from marblerun.attestation.collect import CachedSource, CollateralSettings, DirectorySource, DiskShelf, PccsSource
-from marblerun.attestation.collect.settings import INTEL_PCS
-from marblerun.attestation.dcap.collateral import verify_collateral
+from marblerun.attestation.collect import collateral_source
 from marblerun.attestation.dcap.verify import Verifier
 from marblerun.attestation.model import Collateral, CollateralKey, TrustRoot
 from marblerun.attestation.registry import DcapEvidence, Registry
 from marblerun.attestation.roots import INTEL
 from marblerun.attestation.simulated import load_trust_root
-from marblerun.attestation.simulated.platform import is_simulated_platform
 from marblerun.errors import Misconfigured
 
 SIMULATED_WARNING: Final = (
@@ -59,7 +56,7 @@ def trust_from_environment(
 ) -> Trust:
     """The trust that the variables ask for; the two arguments go before ``EDG_PCCS_URL`` and ``EDG_PCCS_CA_FILE``.
 
-    Collateral of a simulated platform comes from its directory, unless a service is named.
+    Where collateral comes from is decided as the Coordinator decides it (``collect.collateral_source``).
 
     Raises:
         Misconfigured: a value cannot be used. NotFound: there is no simulated platform in the directory.
@@ -67,42 +64,18 @@ def trust_from_environment(
     simulated = environment.get("EDG_SIMULATED_PLATFORM", "")
     platform = Path(simulated) if simulated else None
     roots = (INTEL,) if platform is None else (INTEL, load_trust_root(platform))
-    url = pccs_url or environment.get("EDG_PCCS_URL", "")
-    settings = CollateralSettings(
-        url=url or INTEL_PCS,
+    source = partial(
+        collateral_source,
+        url=pccs_url or environment.get("EDG_PCCS_URL", ""),
         ca_file=pccs_ca_file or _path(environment, "EDG_PCCS_CA_FILE"),
-        timeout=_seconds(environment, "EDG_PCCS_TIMEOUT", 10.0),
-        cache_dir=_path(environment, "EDG_COLLATERAL_CACHE_DIR"),
+        timeout_seconds=_seconds(environment, "EDG_PCCS_TIMEOUT", 10.0),
+        cache_directory=_path(environment, "EDG_COLLATERAL_CACHE_DIR"),
+        simulated_platform=platform,
+        roots=roots,
+        directory=_path(environment, "EDG_COLLATERAL_DIR"),
+        qcnl=_path(environment, "EDG_QCNL_CONFIG"),
     )
-    own = platform if platform is not None and not url and is_simulated_platform(platform) else None
-    warnings = (SIMULATED_WARNING,) if platform is not None else ()
-    return Trust(roots, lambda: _Collateral(settings, roots, own), warnings)
-
-
-class _Collateral:
-    """A service, behind the cache on disk if one is configured; or the directory of a simulated platform."""
-
-    def __init__(self, settings: CollateralSettings, roots: tuple[TrustRoot, ...], platform: Path | None) -> None:
-        self._service = None if platform is not None else PccsSource(settings)
-        source = self._service or DirectorySource(platform or Path(), _now)
-        self._cache = CachedSource(
-            source,
-            _now,
-            check=lambda collateral: verify_collateral(collateral, roots),
-            shelf=DiskShelf(settings.cache_dir) if settings.cache_dir else None,
-        )
-
-    async def fetch(self, key: CollateralKey) -> Collateral:
-        return await self._cache.fetch(key)
-
-    async def aclose(self) -> None:
-        await self._cache.aclose()
-        if self._service is not None:
-            await self._service.aclose()
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
+    return Trust(roots, source, (SIMULATED_WARNING,) if platform is not None else ())
 
 
 def _path(environment: Mapping[str, str], name: str) -> Path | None:

@@ -22,6 +22,7 @@ import yaml
 
 from marblerun.errors import Malformed
 from marblerun.wire import jsontree
+from marblerun.wire.jsontree import BadJson
 from marblerun.wire.limits import MAX_MANIFEST_BYTES
 
 if TYPE_CHECKING:
@@ -93,21 +94,61 @@ def manifest_from_bytes(raw: bytes) -> ManifestFile:
     return ManifestFile(raw, False)
 
 
+def manifest_document(raw: bytes) -> jsontree.Document:
+    """The tree of a manifest file, JSON or YAML, with its places in that file; for tools that explain manifests.
+
+    Raises:
+        Malformed: as :func:`manifest_from_bytes`; BadJson or BadYaml where the place is known.
+    """
+    try:
+        return jsontree.parse(raw)
+    except BadJson:
+        try:
+            return yaml_document(raw)
+        except Malformed:
+            if raw.lstrip()[:1] not in (b"{", b"["):
+                raise
+        raise
+
+
 def yaml_to_json(raw: bytes) -> bytes:
     """One YAML document, a mapping, as canonical JSON bytes.
 
     Raises:
         Malformed: it is not YAML, or holds something that has no place in JSON.
     """
+    parts: list[str] = []
+    _write(yaml_document(raw).root, parts)
+    try:
+        return "".join(parts).encode()
+    except UnicodeEncodeError:
+        raise Malformed("holds a character that is not one (a lone surrogate)", where="manifest") from None
+
+
+def yaml_document(raw: bytes) -> jsontree.Document:
+    """One YAML document, a mapping, as the tree that its JSON form has; offsets are those of the YAML text.
+
+    Keys are sorted, aliases written out, merges done. Where an alias stands, nodes tell the place of its anchor.
+
+    Raises:
+        Malformed: it is not YAML, or holds something that has no place in JSON; BadYaml where the place is known.
+    """
     node = _compose(raw)
     if node is None or node.kind != "map":
         raise Malformed("is neither a JSON object nor a YAML mapping", where="manifest")
-    writer = _Writer()
-    writer.value(node, frozenset())
-    try:
-        return "".join(writer.parts).encode()
-    except UnicodeEncodeError:
-        raise Malformed("holds a character that is not one (a lone surrogate)", where="manifest") from None
+    return jsontree.Document(_Builder().value(node, frozenset()), raw.decode().removeprefix("\ufeff"))
+
+
+class BadYaml(Malformed):
+    """YAML that cannot be read, or has no JSON form: ``reason`` without the place, line and column from 1."""
+
+    code = "malformed-yaml"
+
+    def __init__(self, reason: str, line: int, column: int) -> None:
+        super().__init__(f"{reason} (line {line}, column {column})", where="manifest")
+        self.reason = reason
+        self.line = line
+        self.column = column
 
 
 @dataclass(slots=True, eq=False)
@@ -117,7 +158,8 @@ class _Node:
     kind: str
     tag: str
     """Full tag; ``plain`` for a plain scalar without one, since Go resolves those in its own way."""
-    at: str
+    at: Any
+    """Where it begins, as the library has it (line and column from 0)."""
     text: str = ""
     items: list[_Node] = field(default_factory=list)
 
@@ -132,7 +174,8 @@ def _compose(raw: bytes) -> _Node | None:
         return _Composer().document(yaml.parse(text, Loader=_Parser))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise Malformed(f"{error.problem or 'is not YAML'}{_place(mark) if mark else ''}", where="manifest") from None
+        problem = error.problem or "is not YAML"
+        raise (_bad(problem, mark) if mark else Malformed(problem, where="manifest")) from None
     except (yaml.YAMLError, ValueError) as error:
         raise Malformed(f"is not YAML: {(str(error).splitlines() or [''])[0]}", where="manifest") from None
 
@@ -146,9 +189,11 @@ class _Composer:
         self.anchors: dict[str, _Node] = {}
 
     def document(self, events: Iterable[yaml.Event]) -> _Node | None:
-        for event in events:
+        for count, event in enumerate(events):
+            if count > MAX_YAML_NODES:
+                raise _bad(f"holds more than {MAX_YAML_NODES} values", event.start_mark)
             if isinstance(event, yaml.DocumentStartEvent) and self.root is not None:
-                raise Malformed(f"holds more than one document{_place(event.start_mark)}", where="manifest")
+                raise _bad("holds more than one document", event.start_mark)
             if isinstance(event, yaml.CollectionEndEvent):
                 self.open.pop()
             elif isinstance(event, yaml.NodeEvent):
@@ -159,10 +204,10 @@ class _Composer:
         return self.root
 
     def _node(self, event: yaml.NodeEvent) -> _Node:
-        at = _place(event.start_mark)
+        at = event.start_mark
         if isinstance(event, yaml.AliasEvent):
             if event.anchor not in self.anchors:
-                raise Malformed(f"alias {event.anchor!r} stands for nothing{at}", where="manifest")
+                raise _bad(f"alias {event.anchor!r} stands for nothing", at)
             return self.anchors[event.anchor]
         if not isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent):
             raise RuntimeError(f"an unknown kind of node: {event}")
@@ -189,64 +234,52 @@ class _Composer:
         self.open.append(node)
 
 
-def _place(mark: Any) -> str:
-    return f" (line {mark.line + 1}, column {mark.column + 1})"
-
-
-class _Writer:
-    """Writes a node graph as JSON text; aliases are written out, within a budget."""
+class _Builder:
+    """Makes the tree of a node graph; aliases are written out, within a budget."""
 
     def __init__(self) -> None:
-        self.parts: list[str] = []
         self.left = MAX_YAML_NODES
 
-    def value(self, node: _Node, above: frozenset[int]) -> None:
-        self.left -= 1
-        if self.left < 0:
-            raise _at(node, f"grows beyond {MAX_YAML_NODES} values")
+    def value(self, node: _Node, above: frozenset[int]) -> jsontree.Node:
+        self.pay(node)
         if id(node) in above:
             raise _at(node, "contains itself")
         if node.kind == "map":
-            self._mapping(node, above | {id(node)})
-        elif node.kind == "seq":
-            self._sequence(node, above | {id(node)})
-        else:
-            self.parts.append(_json_scalar(_scalar(node), node))
+            return self._mapping(node, above | {id(node)})
+        if node.kind == "seq":
+            _known(node, "seq")
+            items = [self.value(item, above | {id(node)}) for item in node.items]
+            return jsontree.Array(node.at.index, items)
+        return _leaf(_scalar(node), node.at.index)
 
-    def _sequence(self, node: _Node, above: frozenset[int]) -> None:
-        _known(node, "seq")
-        self.parts.append("[")
-        for index, item in enumerate(node.items):
-            if index:
-                self.parts.append(",")
-            self.value(item, above)
-        self.parts.append("]")
+    def pay(self, node: _Node) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise _at(node, f"grows beyond {MAX_YAML_NODES} values")
 
-    def _mapping(self, node: _Node, above: frozenset[int]) -> None:
-        entries: dict[str, _Node] = {}
+    def _mapping(self, node: _Node, above: frozenset[int]) -> jsontree.Object:
+        entries: dict[str, tuple[_Node, _Node]] = {}
         self._collect(node, entries, above)
-        self.parts.append("{")
-        for index, key in enumerate(sorted(entries, key=_by_bytes)):
-            self.parts.append(f"{',' if index else ''}{_quote(key)}:")
-            self.value(entries[key], above)
-        self.parts.append("}")
+        members = []
+        for name in sorted(entries, key=_by_bytes):
+            key, value = entries[name]
+            members.append(jsontree.Member(key.at.index, name, self.value(value, above)))
+        return jsontree.Object(node.at.index, members)
 
-    def _collect(self, node: _Node, entries: dict[str, _Node], above: frozenset[int]) -> None:
-        """Keys and value nodes, with those of ``<<`` merged in; any key that comes twice is refused."""
+    def _collect(self, node: _Node, entries: dict[str, tuple[_Node, _Node]], above: frozenset[int]) -> None:
+        """Key and value nodes, with those of ``<<`` merged in; any key that comes twice is refused."""
         _known(node, "map")
         for key, value in zip(node.items[::2], node.items[1::2], strict=True):
-            self.left -= 1
-            if self.left < 0:
-                raise _at(node, f"grows beyond {MAX_YAML_NODES} values")
+            self.pay(node)
             if key.kind == "scalar" and key.tag in (_PLAIN, f"{_PREFIX}merge") and key.text == "<<":
                 self._merge(value, entries, above)
                 continue
             name = _key(key)
             if name in entries:
                 raise _at(key, f"key {name!r} is there twice")
-            entries[name] = value
+            entries[name] = (key, value)
 
-    def _merge(self, node: _Node, entries: dict[str, _Node], above: frozenset[int]) -> None:
+    def _merge(self, node: _Node, entries: dict[str, tuple[_Node, _Node]], above: frozenset[int]) -> None:
         maps = list(reversed(node.items)) if node.kind == "seq" else [node]
         for entry in maps:
             if entry.kind != "map":
@@ -319,14 +352,37 @@ def _key(node: _Node) -> str:
     return str(value)
 
 
-def _json_scalar(value: str | bool | int | float | None, node: _Node) -> str:
+def _leaf(value: str | bool | int | float | None, at: int) -> jsontree.Node:
     if value is None:
-        return "null"
+        return jsontree.Null(at)
     if isinstance(value, bool):
-        return "true" if value else "false"
+        return jsontree.Bool(at, value)
     if isinstance(value, str):
-        return _quote(value)
-    return str(value) if isinstance(value, int) else _go_float(value)
+        return jsontree.String(at, value)
+    return jsontree.Number(at, str(value) if isinstance(value, int) else _go_float(value))
+
+
+def _write(node: jsontree.Node, parts: list[str]) -> None:
+    """The text of a tree that has no more levels than YAML may have."""
+    match node:
+        case jsontree.Null():
+            parts.append("null")
+        case jsontree.Bool():
+            parts.append("true" if node.value else "false")
+        case jsontree.Number():
+            parts.append(node.literal)
+        case jsontree.String():
+            parts.append(_quote(node.text))
+        case jsontree.Array():
+            for index, item in enumerate(node.items):
+                parts.append("," if index else "[")
+                _write(item, parts)
+            parts.append("]" if node.items else "[]")
+        case jsontree.Object():
+            for index, member in enumerate(node.members):
+                parts.append(f"{',' if index else '{'}{_quote(member.key)}:")
+                _write(member.value, parts)
+            parts.append("}" if node.members else "{}")
 
 
 def _quote(text: str) -> str:
@@ -370,5 +426,9 @@ def _by_bytes(key: str) -> bytes:
     return key.encode("utf-8", "surrogatepass")
 
 
-def _at(node: _Node, message: str) -> Malformed:
-    return Malformed(f"{message}{node.at}", where="manifest")
+def _at(node: _Node, message: str) -> BadYaml:
+    return _bad(message, node.at)
+
+
+def _bad(message: str, mark: Any) -> BadYaml:
+    return BadYaml(message, mark.line + 1, mark.column + 1)

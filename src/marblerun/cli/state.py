@@ -1,0 +1,217 @@
+"""``marblerun state``: inspect, back up and restore a Coordinator's sealed state, and see that it does not go back."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from marblerun.cli.connection import pinned
+from marblerun.cli.options import Command, endpoint_argument, global_options, with_global_options
+from marblerun.cli.output import emit, emit_json, format_option, note, warn
+from marblerun.errors import Conflict, Malformed, MarbleRunError, Unavailable
+
+if TYPE_CHECKING:
+    from marblerun.coordinator.store import Sealed
+
+_DIRECTORY: Final = click.Path(file_okay=False)
+_FILE: Final = click.Path(dir_okay=False)
+_DATA: Final = "sealed_data"
+
+
+@click.group("state")
+def state() -> None:
+    """Inspect, back up and restore the sealed state of a Coordinator.
+
+    All but 'verify' work on files, need no Coordinator and no key, and never see what is inside.
+
+    \b
+    Example:
+      marblerun state inspect marblerun-coordinator-data
+    """
+
+
+@state.command("inspect")
+@click.argument("directory", metavar="DIR", type=_DIRECTORY)
+@format_option()
+def inspect(directory: str, output_format: str) -> None:
+    """Show what can be known about sealed state without its key.
+
+    \b
+    Example:
+      marblerun state inspect marblerun-coordinator-data
+    """
+    from marblerun.coordinator.store.backup import read_generation
+
+    folder = Path(directory)
+    present = _described(read_generation(folder))
+    older = {}
+    for suffix in _suffixes(folder):
+        try:
+            older[suffix] = _described(read_generation(folder, suffix))
+        except MarbleRunError as error:
+            older[suffix] = {"problem": str(error)}
+    if output_format == "json":
+        emit_json({**present, "older": older})
+        return
+    _show(present)
+    for suffix, found in older.items():
+        emit(f"\nolder state {_DATA}.{suffix}:")
+        _show(found)
+
+
+@state.command("backup")
+@click.argument("directory", metavar="DIR", type=_DIRECTORY)
+@click.argument("file", metavar="FILE", type=_FILE)
+@click.option(
+    "--generation", metavar="NAME", default="", help="An older state, as 'inspect' names it: old, old.2, aside-..."
+)
+@format_option()
+def backup(directory: str, file: str, generation: str, output_format: str) -> None:
+    """Save sealed state to a file (tar); works while a Coordinator is running.
+
+    On the same machine and enclave the backup opens by itself; anywhere else it needs the recovery keys.
+
+    \b
+    Example:
+      marblerun state backup marblerun-coordinator-data state-2026-06-01.tar
+    """
+    from marblerun.cli.recover_with_signature import write_new
+    from marblerun.coordinator.store.backup import pack, read_generation
+
+    if Path(file).exists():
+        raise Conflict(f"{file} exists; choose another file")
+    sealed = read_generation(Path(directory), generation)
+    found = _described(sealed)
+    write_new(Path(file), pack(sealed))
+    _warn_about_key(found)
+    if output_format == "json":
+        emit_json({"file": file, **found})
+    else:
+        emit(f"The state was saved to {file}")
+
+
+@state.command("restore")
+@click.argument("file", metavar="FILE", type=_FILE)
+@click.argument("directory", metavar="DIR", type=_DIRECTORY)
+@format_option()
+def restore(file: str, directory: str, output_format: str) -> None:
+    """Put a backup into a state directory that no Coordinator is using; what is there is kept beside it.
+
+    A backup is an older state: activation budgets, counters, secrets and users go back to what they were. Clients and
+    Coordinators that remember a later state (EDG_COORDINATOR_ANCHOR_FILE) will notice.
+
+    \b
+    Example:
+      marblerun state restore state-2026-06-01.tar marblerun-coordinator-data
+    """
+    from marblerun.coordinator.store.backup import unpack
+    from marblerun.coordinator.store.file import FileStore
+
+    sealed = unpack(_read_backup(Path(file)))
+    found = _described(sealed)
+    store = FileStore(Path(directory))
+    try:
+        store.set_aside()
+        store.save(sealed.data, sealed.keys[0] if sealed.keys else b"")
+    finally:
+        store.close()
+    if output_format == "json":
+        emit_json({"directory": directory, **found})
+        return
+    emit(f"The state was restored to {directory}")
+    note("If the Coordinator starts in recovery mode, it needs the recovery keys: see 'marblerun recover'")
+
+
+@state.command("verify", cls=Command)
+@endpoint_argument
+@click.option(
+    "--accept-older",
+    is_flag=True,
+    help="Begin anew from the present state: accept that everything since the remembered one may be undone.",
+)
+@format_option()
+@with_global_options
+def verify(endpoint: str, accept_older: bool, output_format: str) -> None:
+    """Verify that a Coordinator has not gone back to an older state since it was last looked at.
+
+    The Coordinator is verified as 'status' does it. The highest number seen for its root certificate is remembered in
+    marblerun/sequences.json in the user's configuration folder.
+
+    \b
+    Example:
+      marblerun state verify localhost:4433
+    """
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    from marblerun.client.statement import SequenceMemory, default_memory_path
+
+    with pinned(global_options(), endpoint).client as client:
+        statement = client.statement()
+    try:
+        root = x509.load_pem_x509_certificate(statement.root_certificate.encode()).public_bytes(Encoding.DER)
+    except ValueError:
+        raise Malformed("is not a certificate", where="statement.rootCertificate") from None
+    SequenceMemory(default_memory_path(os.environ)).check(root, statement, accept_older=accept_older)
+    if output_format == "json":
+        emit_json({"ok": True, "sequence": statement.sequence, "head": statement.head})
+    else:
+        emit(f"OK: state number {statement.sequence}, {statement.head or 'nothing is stored'}")
+
+
+def _read_backup(path: Path) -> bytes:
+    from marblerun.cli.connection import read_file
+    from marblerun.wire.limits import MAX_SEALED_STATE_BYTES
+
+    if path.is_dir():
+        raise Unavailable(f"{path} is a directory; give the file that 'state backup' wrote")
+    return read_file(path, MAX_SEALED_STATE_BYTES + 1024 * 1024)
+
+
+def _suffixes(folder: Path) -> list[str]:
+    """Of the older states that are there, the latest first."""
+    from marblerun.coordinator.store.file import ASIDE, GENERATIONS
+
+    there = {path.name.removeprefix(f"{_DATA}.") for path in folder.glob(f"{_DATA}.*")}
+    return [name for name in GENERATIONS if name in there] + sorted(name for name in there if name.startswith(ASIDE))
+
+
+def _described(sealed: Sealed) -> dict[str, object]:
+    from marblerun.coordinator.store.description import describe_data, describe_key
+
+    data = describe_data(sealed.data)
+    keys = [describe_key(key, sealed.data) for key in sealed.keys]
+    return {
+        "sha256": data.sha256,
+        "bytes": data.size,
+        "stateBytes": data.state_size,
+        "recovery": data.recovery,
+        "recoverySecrets": data.recovery_secrets,
+        "keys": [{"form": key.form, "bytes": key.size, "opens": key.opens} for key in keys],
+    }
+
+
+def _show(found: dict[str, object]) -> None:
+    if "problem" in found:
+        emit(f"  {found['problem']}")
+        return
+    emit(f"  state     {found['bytes']} bytes, SHA-256 {found['sha256']}")
+    emit(f"  recovery  {found['recovery']}")
+    keys = found["keys"]
+    if not isinstance(keys, list) or not keys:
+        emit("  key       none: a start needs recovery")
+        return
+    for key in keys:
+        opens = {True: "; it opens the state", False: "; it does not open the state", None: ""}[key["opens"]]
+        emit(f"  key       {key['form']}{opens}")
+
+
+def _warn_about_key(found: dict[str, object]) -> None:
+    keys = found["keys"]
+    if isinstance(keys, list) and any("CLEAR" in key["form"] for key in keys):
+        warn("the key is in the clear: whoever has this file has every secret of the deployment")
+    if not keys:
+        warn("there is no key in this backup: it opens only with the recovery keys")

@@ -1,0 +1,217 @@
+"""``recover`` and ``recover-with-signature``: what is sent, to whom, and when not."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+import pytest
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from tests.cli.session import MANIFEST, Session, recovery_key
+from tests.client.coordinators import Call, FakeCoordinator, failure, manifest_routes, mint, success
+
+OAEP = padding.OAEP(padding.MGF1(hashes.SHA256()), hashes.SHA256(), None)
+SECRETS = {16: bytes(range(16)), 32: bytes(range(32)), 33: bytes(range(33))}
+ERA = ("--era-config", "era.json")
+
+
+def encrypted(secret: bytes) -> bytes:
+    return recovery_key().public_key().encrypt(secret, OAEP)
+
+
+def recovering(fake: FakeCoordinator, remaining: int = 0, message: str = "text") -> None:
+    """The Coordinator is in recovery mode and takes any secret."""
+    fake.routes["GET /api/v2/status"] = lambda _: success({"code": 1, "message": message})
+    answer = {"remaining": remaining, "message": "from the Coordinator"}
+    fake.routes["POST /api/v2/recover"] = lambda _: success(answer)
+
+
+def handed_in(fake: FakeCoordinator) -> tuple[bytes, bytes]:
+    """Secret and signature of the only recovery request."""
+    (call,) = [call for call in fake.calls if call.path == "/api/v2/recover"]
+    body = call.json()
+    assert set(body) == {"recoverySecret", "recoverySecretSignature"}
+    return tuple(base64.b64decode(str(value)) for value in body.values())  # type: ignore[return-value]
+
+
+def verify(secret: bytes, signature: bytes) -> None:
+    recovery_key().public_key().verify(signature, secret, padding.PKCS1v15(), hashes.SHA256())
+
+
+def recovery_data(folder: Path, **secrets: bytes) -> None:
+    document = {"RecoverySecrets": {name: base64.b64encode(value).decode() for name, value in secrets.items()}}
+    (folder / "rec.json").write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize("size", [16, 32, 33])
+@pytest.mark.parametrize("form", ["encrypted", "encrypted base64", "plain", "plain base64", "json", "json of several"])
+def test_every_form_of_a_secret_is_sent_plain_with_its_signature(
+    session: Session, honest: FakeCoordinator, size: int, form: str
+) -> None:
+    """Also Shamir shares that are decrypted already: the reference would decrypt them again (quirk)."""
+    recovering(honest)
+    secret = SECRETS[size]
+    content = encrypted(secret) if form.startswith(("encrypted", "json")) else secret
+    if "base64" in form:
+        content = base64.b64encode(content) + b"\n"
+    (session.folder / "rec.json").write_bytes(content)
+    if form == "json":
+        recovery_data(session.folder, alice=content)
+    if form == "json of several":
+        other = rsa.generate_private_key(65537, 2048).public_key().encrypt(secret, OAEP)
+        recovery_data(session.folder, bob=other, alice=content)
+    result = session.run("recover", "rec.json", honest.endpoint, "-k", "recovery.pem", *ERA)
+    assert (result.exit_code, result.stdout) == (0, "Successfully recovered the Coordinator\n")
+    sent, signature = handed_in(honest)
+    assert sent == secret
+    verify(secret, signature)
+
+
+def test_how_many_are_missing_is_told_and_is_no_failure(session: Session, honest: FakeCoordinator) -> None:
+    recovering(honest, remaining=2)
+    result = session.run("recover", "secret.bin", honest.endpoint, "-k", "recovery.pem", *ERA)
+    assert (result.exit_code, result.stdout) == (0, "The secret was accepted; 2 more secrets are needed\n")
+    assert "from the Coordinator" in result.stderr
+    result = session.run("recover", "secret.bin", honest.endpoint, "-k", "recovery.pem", *ERA, "--json")
+    assert json.loads(result.stdout) == {"remaining": 2, "message": "from the Coordinator"}
+
+
+def test_a_coordinator_that_waits_for_no_secret_gets_none(session: Session, honest: FakeCoordinator) -> None:
+    recovering(honest)
+    honest.routes["GET /api/v2/status"] = lambda _: success({"code": 3, "message": "running"})
+    result = session.run("recover", "secret.bin", honest.endpoint, "-k", "recovery.pem", *ERA)
+    assert result.exit_code == 5
+    assert "nothing was sent" in result.stderr
+    assert "POST /api/v2/recover" not in honest.sent_requests
+
+
+def test_what_the_coordinator_says_about_its_state_is_shown_before_the_secret_is_sent(
+    session: Session, honest: FakeCoordinator
+) -> None:
+    recovering(honest, message="Coordinator is in recovery mode\nthe state is OLDER than the anchor")
+    result = session.run("recover", "secret.bin", honest.endpoint, "-k", "recovery.pem", *ERA)
+    assert "Warning: the state is OLDER than the anchor" in result.stderr
+
+
+def test_a_refused_secret_fails_with_the_coordinators_reason(session: Session, honest: FakeCoordinator) -> None:
+    recovering(honest)
+    honest.routes["POST /api/v2/recover"] = lambda _: failure(500, "the secret is invalid or already used")
+    result = session.run("recover", "secret.bin", honest.endpoint, "-k", "recovery.pem", *ERA)
+    assert result.exit_code != 0
+    assert "invalid or already used" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "code", "text"),
+    [
+        (b"x" * 256, (), 7, "was not encrypted for this recovery key"),
+        (b"", (), 7, "was not encrypted for this recovery key"),
+        (b'{"RecoverySecrets": {}}', (), 7, "holds no RecoverySecrets"),
+        (b"{", (), 7, "is not JSON"),
+        (b'{"RecoverySecrets": {"a": "AAAA"}}', (), 7, "none of its secrets"),
+        (b'{"RecoverySecrets": {"a": "AAAA"}}', ("--name", "b"), 8, "there are: a"),
+        (b"[" * 9999, (), 7, "was not encrypted"),
+        (b"{" * 9999, (), 7, "is not JSON"),
+    ],
+)
+def test_a_bad_recovery_file_fails_before_anything_is_connected(
+    session: Session, honest: FakeCoordinator, content: bytes, arguments: tuple[str, ...], code: int, text: str
+) -> None:
+    (session.folder / "rec").write_bytes(content)
+    result = session.run("recover", "rec", honest.endpoint, "-k", "recovery.pem", *ERA, *arguments)
+    assert (result.exit_code, text in result.stderr) == (code, True), result.stderr
+    assert honest.certificates_seen == []
+
+
+def test_after_the_last_secret_manifest_and_root_are_compared_if_that_is_asked_for(
+    session: Session, honest: FakeCoordinator
+) -> None:
+    """A Coordinator that recovered somebody else's state is told apart."""
+    recovering(honest)
+    honest.routes |= manifest_routes(MANIFEST)
+    run = ("recover", "secret.bin", honest.endpoint, "-k", "recovery.pem", *ERA, "--manifest")
+    assert session.run(*run, "m.json").exit_code == 0
+    session.cache(honest.root)
+    assert session.run(*run, "m.json").exit_code == 0
+    result = session.run(*run, "new.json")
+    assert (result.exit_code, "another manifest" in result.stderr) == (4, True)
+    session.cache(mint("MarbleRun Coordinator"))
+    result = session.run(*run, "m.json")
+    assert (result.exit_code, "another deployment" in result.stderr) == (3, True)
+    honest.calls.clear()
+    assert session.run(*run, "abc").exit_code == 7
+    assert honest.calls == []
+
+
+# -- with signature ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [16, 32, 33])
+def test_the_way_with_the_key_offline_ends_in_the_same_request(
+    session: Session, honest: FakeCoordinator, size: int
+) -> None:
+    """public-key, encrypt-secret, sign-secret, send: the Coordinator can decrypt, and the signature fits."""
+    ephemeral = rsa.generate_private_key(65537, 2048)
+    der = ephemeral.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    recovering(honest)
+    public = {"algorithm": "RSA", "ephemeralPublicKey": base64.b64encode(der).decode()}
+    honest.routes["GET /api/v2/recover/public-key"] = lambda _: success(public)
+    recovery_data(session.folder, alice=encrypted(SECRETS[size]))
+    command = "recover-with-signature"
+    key = ("-k", "recovery.pem")
+    steps: tuple[tuple[str, ...], ...] = (
+        (command, "public-key", honest.endpoint, "-o", "c.pub", *ERA),
+        (command, "encrypt-secret", "rec.json", *key, "--coordinator-pub-key", "c.pub", "-o", "s.enc"),
+        (command, "sign-secret", "rec.json", *key, "-o", "s.sig"),
+        (command, "s.enc", honest.endpoint, "-s", "s.sig", *ERA),
+    )
+    for step in steps:
+        result = session.run(*step)
+        assert result.exit_code == 0, result.stderr
+    pem = (session.folder / "c.pub").read_bytes()
+    assert pem == ephemeral.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    assert (session.folder / "s.enc").stat().st_mode & 0o777 == 0o600
+    secret, signature = handed_in(honest)
+    assert ephemeral.decrypt(secret, OAEP) == SECRETS[size]
+    verify(SECRETS[size], signature)
+    for step in steps[:3]:  # the files are there
+        assert session.run(*step).exit_code == 5
+
+
+def test_options_may_come_first_and_the_word_send_may_be_said(session: Session, honest: FakeCoordinator) -> None:
+    recovering(honest)
+    (session.folder / "sig").write_bytes(b"signature")
+    for arguments in (
+        ("-s", "sig", *ERA, "secret.bin", honest.endpoint),
+        (*ERA, "secret.bin", honest.endpoint, "--signature", "sig"),
+        ("send", "secret.bin", honest.endpoint, "-s", "sig", *ERA),
+    ):
+        honest.calls.clear()
+        result = session.run("recover-with-signature", *arguments)
+        assert result.exit_code == 0, result.stderr
+        assert handed_in(honest)[1] == b"signature"
+    assert session.run("recover-with-signature", "secret.bin", honest.endpoint, *ERA).exit_code == 2
+
+
+def test_a_public_key_that_is_none_is_not_written(session: Session, honest: FakeCoordinator) -> None:
+    def answer(_: Call) -> tuple[int, bytes]:
+        return success({"algorithm": "RSA", "ephemeralPublicKey": "AAAA"})
+
+    honest.routes["GET /api/v2/recover/public-key"] = answer
+    result = session.run("recover-with-signature", "public-key", honest.endpoint, "-o", "c.pub", *ERA)
+    assert (result.exit_code, (session.folder / "c.pub").exists()) == (7, False)
+
+
+def test_the_signature_is_over_the_plain_secret(session: Session) -> None:
+    recovery_data(session.folder, alice=encrypted(SECRETS[32]))
+    assert (
+        session.run("recover-with-signature", "sign-secret", "rec.json", "-k", "recovery.pem", "-o", "s").exit_code == 0
+    )
+    signature = (session.folder / "s").read_bytes()
+    verify(SECRETS[32], signature)
+    with pytest.raises(InvalidSignature):
+        verify(SECRETS[33], signature)
