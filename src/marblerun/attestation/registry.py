@@ -48,7 +48,7 @@ class DcapEvidence:
         return len(evidence) >= offset + HEADER_BYTES and version in _DCAP_VERSIONS
 
     def collateral_key(self, evidence: bytes) -> CollateralKey | None:
-        """TEE, FMSPC and PCK CA that the (untrusted) quote names."""
+        """TEE, FMSPC and PCK CA of the quote's platform, whose PCK chain has a trusted root."""
         return self._verifier.collateral_key(self._parse(evidence))
 
     def verify(self, evidence: bytes, collateral: Collateral | None, at: datetime) -> Verdict:

@@ -436,6 +436,8 @@ class Coordinator:
                     raise
                 except MarbleRunError as error:
                     raise ActivationRefused(Stage.COMMIT, str(error)) from error
+            elif self.state.deployment is not state.deployment:
+                continue  # the rules changed while keys were made in a thread
             self._tell(outcome.events)
             return outcome.reply
         raise ActivationRefused(Stage.COMMIT, "the state kept changing during the activation; try again")

@@ -122,8 +122,8 @@ def _judge_enclave(report: SgxReport, path: str, package: Package) -> Iterator[M
     if package.tdx is not None and not package.states_enclave:
         yield Mismatch(path, "a TD", "an SGX enclave", "technology")
         return
-    if not (package.unique_id or package.signer_id or package.product_id is not None or package.debug):
-        # A production package that states nothing cannot pass the manifest's checks; refuse it here too.
+    if not (package.unique_id or package.signer_id or package.debug):
+        # Anybody's enclave would do. Such a package cannot pass the manifest's checks; refuse it here too.
         yield Mismatch(path, "an identity", "a package that states none", "no-identity")
     if package.unique_id and not _hex_matches(package.unique_id, report.mrenclave):
         yield Mismatch(f"{path}.UniqueID", package.unique_id.lower(), report.mrenclave.hex(), "unique-id")

@@ -43,6 +43,8 @@ class CacheLimits:
     """An entry is renewed this long before it expires."""
     pause: timedelta = timedelta(seconds=30)
     """After a failure nothing is asked for the same platform for this long."""
+    max_waiting: int = 256
+    """How many platforms may be asked for at once, waiting ones included; more are refused."""
     max_fetches: int = 8
     """How many platforms are fetched at the same time; further ones wait."""
 
@@ -190,6 +192,8 @@ class CachedSource:
         task = self._fetching.get(key)
         if task is None:
             self._refuse_if_failed_lately(key, now)
+            if len(self._fetching) >= self._limits.max_waiting:
+                raise Unavailable("collateral for too many platforms is being fetched; try again soon")
             task = self._start(key)
         # The fetch belongs to everybody who waits: one of them going away must not end it.
         return await asyncio.shield(task)
@@ -268,7 +272,7 @@ class CachedSource:
         until, error = failed
         if now < until:
             self.statistics.refused += 1
-            raise type(error)(f"{error} (not asked again before {until:%H:%M:%S} UTC)")
+            raise Unavailable(f"{error} (not asked again before {until:%H:%M:%S} UTC)")
         del self._failures[key]
 
     def _remember_failure(self, key: CollateralKey, error: MarbleRunError) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,7 +17,7 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from marblerun.attestation.dcap.collateral import CollateralMemory, VouchedCollateral, verify_collateral
-from marblerun.attestation.dcap.pck import PckChain, collateral_key, verify_pck_chain
+from marblerun.attestation.dcap.pck import PckChain, verify_pck_chain
 from marblerun.attestation.dcap.qe import matching_level, verify_identity
 from marblerun.attestation.dcap.quote import CertificationData, Quote, parse_quote
 from marblerun.attestation.dcap.signatures import read_raw_key, verify_raw_signature
@@ -36,7 +35,6 @@ MAX_CACHED_CHAINS: Final = 1024
 MAX_CACHED_KEYS: Final = 1024
 MAX_CACHED_VERDICTS: Final = 1024
 # Digests of certification data nobody has vouched for, some 250 bytes each: anybody may fill them.
-MAX_CACHED_COLLATERAL_KEYS: Final = 4096
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,7 +51,7 @@ class Verifier:
     The order is that of formats, section 7:
 
     1. The quote is parsed, strictly (:class:`Malformed`, everything after is :class:`Untrusted`).
-    2. Collateral was selected by the caller (``pck.collateral_key``); here it is only what it is.
+    2. Collateral was selected by the caller (:meth:`collateral_key`); here it is only what it is.
     3. A trusted root; the root's CRL, its signature and dates (steps ``tcb-signer``, ``root-crl``).
     4. The TCB signers: names, dates, revocation; TCB Info and QE identity: signature over the exact text, id, version,
        dates (``tcb-signer``, ``tcb-info``, ``qe-identity``).
@@ -79,7 +77,6 @@ class Verifier:
         self._chain = lru_cache(MAX_CACHED_CHAINS)(self._verify_chain)
         self._enclave = lru_cache(MAX_CACHED_KEYS)(_verify_quoting_enclave)
         self._verdict = lru_cache(MAX_CACHED_VERDICTS)(_evaluate)
-        self._keys: OrderedDict[bytes, tuple[bytes, str]] = OrderedDict()
 
     @property
     def roots(self) -> tuple[TrustRoot, ...]:
@@ -112,23 +109,21 @@ class Verifier:
         return _claims(quote, vouched, chain, enclave, verdict)
 
     def collateral_key(self, quote: Quote) -> CollateralKey:
-        """:func:`pck.collateral_key`, remembered by the content of the certification data; it proves nothing."""
-        certification = quote.certification
-        digest = hashlib.sha256(certification.type.to_bytes(2, "big") + certification.data).digest()
-        known = self._keys.get(digest)
-        if known is None:
-            key = collateral_key(quote, self._memory)
-            known = self._keys[digest] = (key.fmspc, key.ca)
-            while len(self._keys) > MAX_CACHED_COLLATERAL_KEYS:
-                self._keys.popitem(last=False)
-        return CollateralKey(tee=quote.tee, fmspc=known[0], ca=known[1])
+        """Which collateral :meth:`verify` will need for this quote.
+
+        The PCK chain's signatures are checked first, up to a trusted root (step 5, remembered for :meth:`verify`), so
+        that nobody can have collateral fetched for platforms that do not exist. Raises Untrusted or Malformed.
+        """
+        if not self._roots:
+            raise Untrusted("no root of trust is configured", step="root", reason="unknown-root")
+        platform = self._chain(quote.certification).platform
+        return CollateralKey(tee=quote.tee, fmspc=platform.fmspc, ca=platform.ca)
 
     def forget_evidence(self) -> None:
         """Drop what is remembered about machines and their QEs; collateral stays. Changes speed, never a verdict."""
         self._chain.cache_clear()
         self._enclave.cache_clear()
         self._verdict.cache_clear()
-        self._keys.clear()
         self._memory.forget_recent()
 
     def forget_platforms(self) -> None:
