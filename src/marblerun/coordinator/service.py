@@ -48,17 +48,16 @@ from marblerun.coordinator.commands.statement import statement_text
 from marblerun.coordinator.commands.update_manifest import update_manifest
 from marblerun.coordinator.commands.update_reply import NoUpdateInProgress, UpdateReply
 from marblerun.coordinator.commands.write_secrets import write_secrets
+from marblerun.coordinator.keeping import Keeper, Lost
 from marblerun.coordinator.recovering import Recovering
-from marblerun.coordinator.seal import KeySealer, SealMode, seal_mode
-from marblerun.coordinator.state import PHASE_MESSAGES, DataKey, Deployment, PendingUpdate, Phase, State
+from marblerun.coordinator.seal import KeySealer
+from marblerun.coordinator.state import PHASE_MESSAGES, PendingUpdate, Phase, State
 from marblerun.coordinator.store import Sealed, Store
-from marblerun.coordinator.store.entries import decode_state, encode_state
-from marblerun.coordinator.store.lineage import Anchor, Link, Mark, agreed, following, link_of, stamped, verify_latest
-from marblerun.errors import Conflict, Malformed, MarbleRunError, NotFound, Unavailable, Untrusted, WrongPhase
+from marblerun.coordinator.store.lineage import Anchor, Link, Mark, agreed
+from marblerun.errors import Conflict, MarbleRunError, NotFound, Unavailable, WrongPhase
 from marblerun.pki.issue import Entropy
 from marblerun.pki.profiles import SubjectNames
 from marblerun.policy.admission import Admission, NotAdmitted
-from marblerun.secrets.box import build_sealed_data, is_data_key, open_sealed_data, parse_sealed_data
 from marblerun.secrets.model import Secret
 from marblerun.secrets.upload import SecretUpload
 
@@ -146,6 +145,7 @@ class Coordinator:
     def __init__(self, ports: Ports, names: SubjectNames) -> None:
         self._ports = ports
         self._names = names
+        self._keeper = Keeper(ports.store, ports.sealer, ports.anchor, ports.entropy, ports.timed)
         self._state: State | None = None
         self._queue: list[tuple[Transition, asyncio.Future[State]]] = []
         self._writer: asyncio.Task[None] | None = None
@@ -163,17 +163,35 @@ class Coordinator:
     async def start(self) -> None:
         """Load or create the state (protocol, section 1.3, step 4); raises if what is stored cannot be trusted."""
         sealed = await asyncio.to_thread(self._ports.store.load)
-        anchored = await asyncio.to_thread(self._anchored)
+        anchored = await asyncio.to_thread(self._keeper.anchored)
         self._mark = anchored or Mark()
         if sealed is None and anchored is not None:
             _log.error("there is no state, but the anchor remembers one: it was removed, or this is another directory")
-        state = self._fresh() if sealed is None else await asyncio.to_thread(self._load, sealed, anchored)
+        state = self._fresh() if sealed is None else await self._stored(sealed, anchored)
         if state.phase is Phase.ACCEPTING_MARBLES:
-            self._mark = await asyncio.to_thread(self._persist, state)
+            self._mark = await asyncio.to_thread(self._keep, state)
         self._publish(state)
 
-    def _anchored(self) -> Mark | None:
-        return self._ports.anchor.load() if self._ports.anchor is not None else None
+    async def _stored(self, sealed: Sealed, anchored: Mark | None) -> State:
+        """The state that was stored, or a throw-away one that waits for its recovery."""
+        found = await asyncio.to_thread(self._keeper.load, sealed, anchored)
+        if isinstance(found, Lost):
+            self._doubt = found.doubt
+            self._recovering = Recovering(found.sealed_data, self._ports.entropy)
+            return recovery_state(self._names, found.recovery_data, self._inputs())
+        if found.state.deployment is None:
+            return self._fresh()
+        self._mark = found.mark
+        return found.state
+
+    def _keep(self, state: State) -> Mark:
+        """Make ``state`` durable; until the caller takes the mark that comes back, the next one builds on the same."""
+        return self._keeper.keep(
+            state,
+            before=self._state.deployment if self._state is not None else None,
+            mark=self._mark,
+            lost_data=self._recovering.gathering.sealed_data if self._recovering is not None else None,
+        )
 
     async def stop(self) -> None:
         """Wait for what is being written; quotes under way are given up."""
@@ -490,7 +508,7 @@ class Coordinator:
             applied.append(future)
         try:
             if state is not base:
-                self._mark = await asyncio.to_thread(self._persist, state)
+                self._mark = await asyncio.to_thread(self._keep, state)
         except Exception as error:
             self._mark = mark
             for future in applied:
@@ -518,117 +536,6 @@ class Coordinator:
         for event in events:
             level = logging.WARNING if event.warning else logging.INFO
             _log.log(level, event.message, extra={"fields": dict(event.fields)})
-
-    # -- sealing -------------------------------------------------------------------------------------------------
-
-    def _persist(self, state: State) -> Mark:
-        """Seal and store, unless there is nothing to keep yet or the manifest says to keep nothing (protocol, 10.2).
-
-        The mark of what is stored then comes back; until the caller takes it, the next state builds on the same one.
-        """
-        deployment, data_key = state.deployment, state.data_key
-        if deployment is None or data_key is None or state.phase is not Phase.ACCEPTING_MARBLES:
-            return self._mark
-        mode = self._mode_of(deployment)
-        if mode is SealMode.DISABLED:
-            return self._mark
-        nonce = self._ports.entropy.token(12)
-        with self._ports.timed("seal"):
-            entries = stamped(encode_state(state), self._mark)
-            data = build_sealed_data(data_key.key, data_key.recovery_data, entries, nonce)
-            key = self._sealed_key(data_key, mode, data)
-        self._set_lost_state_aside(data_key)
-        with self._ports.timed("store"):
-            self._ports.store.save(data, key)
-            mark = following(self._mark, data)
-            if self._ports.anchor is not None:
-                self._ports.anchor.advance(mark)
-        return mark
-
-    def _sealed_key(self, data_key: DataKey, mode: SealMode, data: bytes) -> bytes:
-        """The data key sealed for this machine; a recovery succeeds also where that fails (protocol, section 10.7)."""
-        try:
-            return self._ports.sealer.seal(data_key.key, mode, hashlib.sha256(data).digest())
-        except MarbleRunError as error:
-            if not self._is_recovery_of(data_key):
-                raise
-            fields = {"reason": str(error)}
-            _log.error("the recovered key could not be sealed: every restart needs recovery", extra={"fields": fields})
-            return b""
-
-    def _is_recovery_of(self, data_key: DataKey) -> bool:
-        """Whether this is the write that ends a recovery, whose state keeps the key it was sealed with."""
-        return self._recovering is not None and is_data_key(data_key.key, self._recovering.gathering.sealed_data)
-
-    def _set_lost_state_aside(self, data_key: DataKey) -> None:
-        """A new manifest in the recovery phase must not destroy the state that could still be recovered."""
-        if self._recovering is not None and not self._is_recovery_of(data_key):
-            self._ports.store.set_aside()
-            _log.warning("starting over: the state that was not recovered is kept beside the new one")
-
-    def _mode_of(self, deployment: Deployment) -> SealMode:
-        """How to seal: as the manifest says, from the very change on that brings it.
-
-        The change to Disabled itself is written once more, as before it. Otherwise a restart would bring the old
-        manifest back, with the users and packages that were meant to be gone (protocol, section 12.3, no. 32).
-        """
-        mode = seal_mode(deployment.config.seal_mode)
-        before = self._state.deployment if self._state is not None else None
-        if mode is not SealMode.DISABLED or before is None:
-            return mode
-        earlier = seal_mode(before.config.seal_mode)
-        if earlier is not SealMode.DISABLED:
-            _log.warning(
-                "sealing is disabled from now on: a restart will return to the present state, not to later ones"
-            )
-        return earlier
-
-    def _load(self, sealed: Sealed, anchored: Mark | None) -> State:
-        """Open a stored state (protocol, section 10.5); a data key that does not open, or an older state than the
-        anchor remembers, means recovery."""
-        parsed = parse_sealed_data(sealed.data)
-        key = self._unseal(sealed)
-        if key is None:
-            self._recovering = Recovering(sealed.data, self._ports.entropy)
-            return recovery_state(self._names, parsed.recovery_data, self._inputs())
-        try:
-            entries = open_sealed_data(key, sealed.data)
-            state = decode_state(entries)
-            link = link_of(entries, sealed.data)
-        except (Malformed, Untrusted) as error:
-            raise Untrusted(f"the sealed state is damaged: {error}", step="sealed-state") from error
-        if state.deployment is None:
-            return self._fresh()
-        try:
-            if anchored is not None:
-                verify_latest(link, anchored)
-            elif self._ports.anchor is not None:
-                _log.warning("the anchor remembers nothing yet: the present state is believed to be the latest")
-        except Untrusted as error:
-            _log.error("the stored state is not the latest one", extra={"fields": {"reason": str(error)}})
-            self._doubt = str(error)
-            self._recovering = Recovering(sealed.data, self._ports.entropy)
-            return recovery_state(self._names, parsed.recovery_data, self._inputs())
-        self._mark = link.mark
-        return replace(state, data_key=DataKey(key, parsed.recovery_data))
-
-    def _unseal(self, sealed: Sealed) -> bytes | None:
-        """The data key; of several candidates, as a crash may leave them, the one that opens the state."""
-        additional = hashlib.sha256(sealed.data).digest()
-        reason = "there is no sealed key"
-        unsealed: bytes | None = None
-        for candidate in sealed.keys:
-            try:
-                unsealed = self._ports.sealer.unseal(candidate, additional)
-            except MarbleRunError as error:
-                reason = str(error)
-                continue
-            if is_data_key(unsealed, sealed.data):
-                break
-        if unsealed is not None:
-            return unsealed
-        _log.warning("the sealed state cannot be opened on this machine", extra={"fields": {"reason": reason}})
-        return None
 
 
 _COUNTED: Final = frozenset(("activations", "counters"))

@@ -1,0 +1,175 @@
+"""Keeping the state: sealed for this machine, stored, opened again, and an older one noticed (protocol, section 10)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+
+from marblerun.coordinator.seal import KeySealer, SealMode, seal_mode
+from marblerun.coordinator.state import DataKey, Deployment, Phase, State
+from marblerun.coordinator.store import Sealed, Store
+from marblerun.coordinator.store.entries import decode_state, encode_state
+from marblerun.coordinator.store.lineage import Anchor, Link, Mark, following, link_of, stamped, verify_latest
+from marblerun.errors import Malformed, MarbleRunError, Untrusted
+from marblerun.pki.issue import Entropy
+from marblerun.secrets.box import (
+    NONCE_BYTES,
+    additional_data,
+    build_sealed_data,
+    is_data_key,
+    open_sealed_data,
+    parse_sealed_data,
+)
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The stored state, opened and believed, with its mark."""
+
+    state: State
+    mark: Mark
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A stored state that needs recovery: it does not open here, or it opens and is not the latest (``doubt``)."""
+
+    sealed_data: bytes
+    recovery_data: bytes
+    doubt: str = ""
+
+
+class Keeper:
+    """Reads and writes the sealed state of one Coordinator; blocks, so it is called in a thread."""
+
+    def __init__(
+        self,
+        store: Store,
+        sealer: KeySealer,
+        anchor: Anchor | None,
+        entropy: Entropy,
+        timed: Callable[[str], AbstractContextManager[object]],
+    ) -> None:
+        self._store = store
+        self._sealer = sealer
+        self._anchor = anchor
+        self._entropy = entropy
+        self._timed = timed
+
+    def anchored(self) -> Mark | None:
+        """The latest state that the anchor remembers, if there is an anchor and it remembers one."""
+        return self._anchor.load() if self._anchor is not None else None
+
+    # -- writing -------------------------------------------------------------------------------------------------
+
+    def keep(self, state: State, *, before: Deployment | None, mark: Mark, lost_data: bytes | None) -> Mark:
+        """Seal and store ``state`` on top of the one that ``mark`` names; the new mark comes back once it is durable.
+
+        Nothing happens while there is nothing to keep, or where the manifest says to keep nothing (protocol, section
+        10.2). ``before`` is the deployment so far, ``lost_data`` the sealed state that a recovery is about.
+        """
+        deployment, data_key = state.deployment, state.data_key
+        if deployment is None or data_key is None or state.phase is not Phase.ACCEPTING_MARBLES:
+            return mark
+        mode = _mode(deployment, before)
+        if mode is SealMode.DISABLED:
+            return mark
+        # The write that ends a recovery keeps the key that the lost state was sealed with.
+        recovered = lost_data is not None and is_data_key(data_key.key, lost_data)
+        with self._timed("seal"):
+            entries = stamped(encode_state(state), mark)
+            data = build_sealed_data(data_key.key, data_key.recovery_data, entries, self._entropy.token(NONCE_BYTES))
+            key = self._sealed_key(data_key, mode, data, recovered=recovered)
+        if lost_data is not None and not recovered:
+            # A new manifest in the recovery phase must not destroy the state that could still be recovered.
+            self._store.set_aside()
+            _log.warning("starting over: the state that was not recovered is kept beside the new one")
+        with self._timed("store"):
+            self._store.save(data, key)
+            new_mark = following(mark, data)
+            if self._anchor is not None:
+                self._anchor.advance(new_mark)
+        return new_mark
+
+    def _sealed_key(self, data_key: DataKey, mode: SealMode, data: bytes, *, recovered: bool) -> bytes:
+        """The data key sealed for this machine; a recovery succeeds also where that fails (protocol, section 10.7)."""
+        try:
+            return self._sealer.seal(data_key.key, mode, additional_data(data))
+        except MarbleRunError as error:
+            if not recovered:
+                raise
+            fields = {"reason": str(error)}
+            _log.error("the recovered key could not be sealed: every restart needs recovery", extra={"fields": fields})
+            return b""
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    def load(self, sealed: Sealed, anchored: Mark | None) -> Opened | Lost:
+        """Open a stored state (protocol, section 10.5).
+
+        A data key that does not open here, or an older state than the anchor remembers, means recovery. Raises
+        Malformed or Untrusted for a state that is damaged.
+        """
+        parsed = parse_sealed_data(sealed.data)
+        key = self._unseal(sealed)
+        if key is None:
+            return Lost(sealed.data, parsed.recovery_data)
+        try:
+            entries = open_sealed_data(key, sealed.data)
+            state = decode_state(entries)
+            link = link_of(entries, sealed.data)
+        except (Malformed, Untrusted) as error:
+            raise Untrusted(f"the sealed state is damaged: {error}", step="sealed-state") from error
+        doubt = self._doubt(link, anchored) if state.deployment is not None else ""
+        if doubt:
+            return Lost(sealed.data, parsed.recovery_data, doubt)
+        return Opened(replace(state, data_key=DataKey(key, parsed.recovery_data)), link.mark)
+
+    def _doubt(self, link: Link, anchored: Mark | None) -> str:
+        """Why a state that opens is not the latest one; empty if nothing speaks against it."""
+        if anchored is None:
+            if self._anchor is not None:
+                _log.warning("the anchor remembers nothing yet: the present state is believed to be the latest")
+            return ""
+        try:
+            verify_latest(link, anchored)
+        except Untrusted as error:
+            _log.error("the stored state is not the latest one", extra={"fields": {"reason": str(error)}})
+            return str(error)
+        return ""
+
+    def _unseal(self, sealed: Sealed) -> bytes | None:
+        """The data key; of several candidates, as a crash may leave them, the one that opens the state."""
+        additional = additional_data(sealed.data)
+        reason = "there is no sealed key"
+        unsealed: bytes | None = None
+        for candidate in sealed.keys:
+            try:
+                unsealed = self._sealer.unseal(candidate, additional)
+            except MarbleRunError as error:
+                reason = str(error)
+                continue
+            if is_data_key(unsealed, sealed.data):
+                break
+        if unsealed is None:
+            _log.warning("the sealed state cannot be opened on this machine", extra={"fields": {"reason": reason}})
+        return unsealed
+
+
+def _mode(deployment: Deployment, before: Deployment | None) -> SealMode:
+    """How to seal: as the manifest says, from the very change on that brings it.
+
+    The change to Disabled itself is written once more, as before it. Otherwise a restart would bring the old manifest
+    back, with the users and packages that were meant to be gone (protocol, section 12.3, no. 32).
+    """
+    mode = seal_mode(deployment.config.seal_mode)
+    if mode is not SealMode.DISABLED or before is None:
+        return mode
+    earlier = seal_mode(before.config.seal_mode)
+    if earlier is not SealMode.DISABLED:
+        _log.warning("sealing is disabled from now on: a restart will return to the present state, not to later ones")
+    return earlier
