@@ -174,6 +174,10 @@ def show(rows: list[Row]) -> str:
         other = "-" if one.dcap_qvl is None else f"{one.dcap_qvl:.0f}"
         cells = " ".join(f"{_cell(one, getattr(one, situation)):>14}" for situation in SITUATIONS)
         lines.append(f"{one.name:30} {other:>8} {cells} {one.floor:6.0f} {one.parse:6.1f}")
+    lines += ["", f"{'quotes a second, warm':30} {'dcap-qvl':>8} {'ours':>8}"]
+    for one in rows:
+        other = "-" if one.dcap_qvl is None else f"{1e6 / one.dcap_qvl:.0f}"
+        lines.append(f"{one.name:30} {other:>8} {1e6 / one.warm:8.0f}")
     ratios = [one.ratio for one in rows if one.ratio is not None]
     if ratios:
         lines += ["", f"warm, against dcap-qvl: {min(ratios):.1f}x to {max(ratios):.1f}x as fast"]

@@ -313,6 +313,13 @@ def test_debug_and_attributes_are_told_and_not_judged() -> None:
     assert verify(TDX.with_(report={"td_attributes": b"\x01" + bytes(7)}).mint()).debug is True
 
 
+@pytest.mark.parametrize("bit", [0, 4, 5, 6, 16, 17, 27, 28, 29, 30, 31, 62, 63])
+def test_debug_and_each_profiling_bit_make_a_td_a_debug_one_and_no_other_bit_does(bit: int) -> None:
+    """Formats, section 2.3."""
+    claims = verify(TDX.with_(report={"td_attributes": (1 << bit).to_bytes(8, "little")}).mint())
+    assert claims.debug is (bit in {0, 4, 5, 6})
+
+
 def test_a_naive_time_is_our_own_mistake() -> None:
     minted = SGX.mint()
     with pytest.raises(ValueError, match="aware"):

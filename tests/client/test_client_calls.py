@@ -274,6 +274,7 @@ def test_a_counter_beyond_64_bits_is_our_own_mistake() -> None:
 
 CLIENT_CALLS: list[tuple[str, tuple[object, ...], str]] = [
     ("status", (), "GET /api/v2/status"),
+    ("quote", (b"nonce",), "GET /api/v2/quote"),
     ("manifest_get", (), "GET /api/v2/manifest"),
     ("manifest_set", (b"{}",), "POST /api/v2/manifest"),
     ("manifest_log", (), "GET /api/v2/update"),

@@ -27,6 +27,7 @@ from marblerun.coordinator.commands.start import start_state
 from marblerun.coordinator.commands.update_manifest import update_manifest
 from marblerun.coordinator.commands.update_reply import NoUpdateInProgress, UpdateReply
 from marblerun.coordinator.commands.write_secrets import write_secrets
+from marblerun.coordinator.entropy import SystemEntropy
 from marblerun.coordinator.state import Deployment, PendingUpdate, State
 from marblerun.coordinator.store.entries import (
     decode_pending_update,
@@ -34,7 +35,7 @@ from marblerun.coordinator.store.entries import (
     encode_pending_update,
     encode_state,
 )
-from marblerun.errors import Conflict, Denied, Malformed, MarbleRunError, Misconfigured
+from marblerun.errors import Conflict, Denied, Malformed, MarbleRunError, Misconfigured, Unavailable
 from marblerun.pki.issue import names_of_ca
 from marblerun.pki.profiles import SubjectNames
 from marblerun.secrets.model import Secret
@@ -137,7 +138,23 @@ def test_x3_what_cannot_work_is_refused_at_the_start_and_nothing_is_pending(name
             _start(state, BAD_MANIFESTS[name], who)
 
 
-def test_x19_hsm_sealing_is_refused_before_anything_is_pending() -> None:
+class _NoKeys(SystemEntropy):
+    """Randomness that runs out when a key is asked for."""
+
+    def ec_key(self, curve: ec.EllipticCurve) -> ec.EllipticCurvePrivateKey:
+        raise Unavailable("no randomness")
+
+
+def test_x19_an_update_whose_keys_or_secrets_cannot_be_made_changes_nothing() -> None:
+    """X19; a missing root certificate is no state at all: see R9."""
+    broken = replace(INPUTS, entropy=_NoKeys())
+    for state, who in ((deployed(MANIFEST), "admin"), (deployed(SHARED), "alice")):
+        with pytest.raises(Unavailable):
+            update_manifest(state, person(who).der, encode(office()), broken, {})
+        assert state.pending_update is None
+
+
+def test_hsm_sealing_is_refused_before_anything_is_pending() -> None:
     variables = ["EDG_MAA_URL", "EDG_AZURE_HSM_VAULT_URL", "EDG_AZURE_HSM_KEY_NAME", "EDG_AZURE_CLIENT_ID"]
     environment = dict.fromkeys([*variables, "EDG_AZURE_TENANT_ID", "EDG_AZURE_CLIENT_SECRET"], "x")
     raw = encode(office(FeatureGates=["AzureHSMSealing"]))

@@ -158,6 +158,13 @@ def test_odd_paths_are_redirected_to_the_clean_one_on_this_host(
     assert (answer["status"], answer["headers"]["Location"]) == (307, [location])
 
 
+@pytest.mark.parametrize(
+    "path", ["/%2e/status", "/%2E%2E/status", "/api/v2/%2e%2e/status", "/STATUS", "/Api/v2/status"]
+)
+def test_no_spelling_of_a_path_leads_to_another_one(fetch: Fetch, unattested: Running, path: str) -> None:
+    assert fetch(unattested, "GET", path)["status"] == 405
+
+
 def test_an_escaped_letter_is_that_letter(fetch: Fetch, unattested: Running) -> None:
     assert fetch(unattested, "GET", "/%73tatus")["status"] == 200
 

@@ -83,6 +83,13 @@ def test_a_good_manifest_has_no_findings() -> None:
         ("Secrets|cert|Cert", {"SerialNumber": 1}, "key-ignored", "Secrets.cert.Cert.SerialNumber"),
         ("Secrets|cert|Cert", "not base64", "cert-ignored", "Secrets.cert.Cert"),
         ("Packages|p|SignerID", "<signer>", "placeholder", "Packages.p.SignerID"),
+        ("Packages|p|SignerID", "REPLACE_ME", "placeholder", "Packages.p.SignerID"),
+        ("Packages|p|SignerID", "replace-me", "placeholder", "Packages.p.SignerID"),
+        ("Marbles|n|Parameters", {"Env": {"K": "redis://<redis-host>:6379"}}, "placeholder", ENV_K),
+        ("Marbles|n|Parameters", {"Env": {"K": "user=<your user name> x=1"}}, "placeholder", ENV_K),
+        ("Marbles|n|Parameters", {"Env": {"K": "password=CHANGEME"}}, "placeholder", ENV_K),
+        ("Marbles|n|Parameters", {"Env": {"K": "a: REPLACE_ME\nb: 1"}}, "placeholder", ENV_K),
+        ("Marbles|n|Parameters", {"Env": {"K": "port = TODO"}}, "placeholder", ENV_K),
         ("Packages|p|SignerID", "abcd", "identity-not-hex", "Packages.p.SignerID"),
         ("Packages|p|Debug", True, "debug-package", "Packages.p.Debug"),
         ("Packages|p|SecurityVersion", 0, "no-minimum-version", "Packages.p.SecurityVersion"),
@@ -117,6 +124,35 @@ def test_a_good_manifest_has_no_findings() -> None:
 def test_each_rule_fires_at_its_place(path: str, value: object, rule: str, where: str) -> None:
     found = [(finding.rule, finding.path) for finding in changed(path, value)]
     assert (rule, where) in found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'x={{ "TODO" }}',
+        "{{ /* CHANGEME <your host> */ }}",
+        "-----BEGIN CERTIFICATE-----\nAA/TODO/AA\n-----END CERTIFICATE-----\n",
+        "<VirtualHost *:80>\n</VirtualHost>",
+        "mail Ann <ann@host>",
+        "TODOS and a method",
+    ],
+)
+def test_templates_keys_and_markup_are_no_placeholders(text: str) -> None:
+    found = changed("Marbles|n|Parameters", {"Env": {"K": text}})
+    assert "placeholder" not in [finding.rule for finding in found]
+
+
+def test_a_secret_shared_by_tds_of_different_identities_is_found_and_one_of_equal_tds_is_not() -> None:
+    def rules(first: dict[str, str], second: dict[str, str]) -> list[str]:
+        document = clean()
+        document["Packages"] = {"p": {"TDX": first}, "q": {"TDX": second}}
+        document["Marbles"]["n"]["Parameters"] = {"Env": {"K": "{{ hex .Secrets.key }}"}}
+        return [finding.path for finding in findings(document) if finding.rule == "secret-across-signers"]
+
+    one = {"MRTD": "ab" * 48, "RTMR1": "01" * 48, "MRSEAM": "05" * 48}
+    assert rules(one, {**one, "MRTD": "cd" * 48}) == ["Secrets.key"]
+    assert rules(one, {**one, "RTMR1": "02" * 48}) == ["Secrets.key"]
+    assert rules(one, {**one, "MRTD": "AB" * 48, "MRSEAM": "06" * 48}) == []
 
 
 def test_a_single_recovery_key_is_one_person_s_power() -> None:

@@ -196,3 +196,8 @@ def test_hsm_sealing_is_a_prefix_around_any_form() -> None:
 def test_a_nonce_of_another_size_is_our_own_error() -> None:
     with pytest.raises(ValueError, match="nonce"):
         box.build_sealed_data(DEK, b"null", ENTRIES, NONCE[:11])
+
+
+def test_a_state_with_more_entries_than_any_manifest_has_values_opens_again() -> None:
+    entries = {f"monotonicCounter:{number}": bytes(8) for number in range(100_500)}
+    assert box.open_sealed_data(bytes(32), box.build_sealed_data(bytes(32), b"null", entries, bytes(12))) == entries

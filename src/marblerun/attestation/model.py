@@ -136,8 +136,12 @@ class TdReport:
 
     @property
     def debug(self) -> bool:
-        """Whether the TD is debuggable."""
-        return bool(self.td_attributes[0] & 0x01)
+        """Whether the TD is debuggable (TDATTRIBUTES bit 0) or can be profiled from outside (bits 4 to 6).
+
+        Profiling tells the host what happens inside, so such a TD is as little fit for production as one in debug mode.
+        Source: formats, section 2.3.
+        """
+        return bool(self.td_attributes[0] & 0x71)
 
 
 @dataclass(frozen=True, slots=True)

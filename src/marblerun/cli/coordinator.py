@@ -24,6 +24,9 @@ _OPTIONS: Final = (
     ("--pccs-ca-file", "EDG_PCCS_CA_FILE", "FILE"),
     ("--pccs-timeout", "EDG_PCCS_TIMEOUT", "SECONDS"),
     ("--collateral-cache-dir", "EDG_COLLATERAL_CACHE_DIR", "DIR"),
+    ("--collateral-dir", "EDG_COLLATERAL_DIR", "DIR"),
+    ("--qcnl-config", "EDG_QCNL_CONFIG", "FILE"),
+    ("--cwd", "EDG_CWD", "DIR"),
     ("--http-error-log-level", "EDG_HTTP_ERROR_LOG_LEVEL", "LEVEL"),
 )
 _FLAGS: Final = (
@@ -40,9 +43,19 @@ def _describe(name: str) -> str:
     return f"{variable.meaning[0].upper()}{variable.meaning[1:]}.{default} [{name}]"
 
 
+def _parse_assignments(
+    _context: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]
+) -> tuple[tuple[str, str], ...]:
+    pairs = [text.partition("=") for text in texts]
+    for name, equals, _ in pairs:
+        if not equals or not name.startswith("EDG_"):
+            raise click.BadParameter(f"{name!r} is not EDG_NAME=VALUE")
+    return tuple((name, value) for name, _, value in pairs)
+
+
 @click.command(
     epilog="""\b
-Every option has an environment variable, shown in brackets; the option wins.
+Every option has an environment variable, shown in brackets; the option wins. --set reaches the others.
 OE_SIMULATION=1 runs without any evidence, as the reference's switch of that name.
 
 \b
@@ -51,7 +64,15 @@ Example, on a machine without a TEE:
   marblerun coordinator --simulated-platform platform --seal-dir state
 """,
 )
-def coordinator(**options: str | bool | None) -> None:
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="EDG_NAME=VALUE",
+    callback=_parse_assignments,
+    help="Set any EDG_ variable, as if it were in the environment; may be repeated.",
+)
+def coordinator(assignments: tuple[tuple[str, str], ...], **options: str | bool | None) -> None:
     """Run a Coordinator in the foreground until SIGTERM or SIGINT.
 
     It serves Marbles (gRPC, port 2001) and users (HTTPS, port 4433), keeps its sealed state in a directory, and logs
@@ -61,7 +82,7 @@ def coordinator(**options: str | bool | None) -> None:
     from marblerun.coordinator.server.logs import configure_logging
     from marblerun.coordinator.server.main import run
 
-    environment = dict(os.environ)
+    environment = {**os.environ, **dict(assignments)}
     for name, value in options.items():
         if value not in (None, False):
             environment[_VARIABLE_OF[name]] = "1" if value is True else str(value)

@@ -37,7 +37,13 @@ from marblerun.wire.limits import MAX_QUOTE_BYTES
 
 @click.group()
 def evidence() -> None:
-    """Verify or inspect attestation evidence (SGX and TDX quotes)."""
+    """Verify or inspect attestation evidence (SGX and TDX quotes).
+
+    \b
+    Example:
+      marblerun evidence inspect quote.bin
+      marblerun evidence verify quote.bin --collateral collateral.json
+    """
 
 
 @evidence.command()

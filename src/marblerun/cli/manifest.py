@@ -51,7 +51,7 @@ def manifest() -> None:
     help="Where to keep the recovery data. Default: standard output.",
 )
 @click.option("--force", is_flag=True, help="Overwrite an existing recovery data file.")
-@format_option()
+@format_option(short=True)
 @with_global_options
 def set_(file: str, endpoint: str, recoverydata: str, force: bool, output_format: str) -> None:
     """Set the manifest of a new deployment, after verifying the Coordinator.
@@ -122,7 +122,7 @@ def get(endpoint: str, output: str, signature: bool, display_update: bool, keep_
 @manifest.command("verify")
 @click.argument("expected", metavar="FILE|SIGNATURE", type=click.Path())
 @endpoint_argument
-@format_option()
+@format_option(short=True)
 @with_global_options
 def verify(expected: str, endpoint: str, output_format: str) -> None:
     """Verify that a deployment is genuine and runs the manifest that you know.
@@ -150,7 +150,7 @@ def verify(expected: str, endpoint: str, output_format: str) -> None:
 
 @manifest.command("signature")
 @click.argument("file", metavar="FILE", type=click.Path())
-@format_option()
+@format_option(short=True)
 @with_global_options
 def signature(file: str, output_format: str) -> None:
     """Print the signature of a manifest file, the SHA-256 of its JSON form. Works offline.

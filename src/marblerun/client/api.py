@@ -16,6 +16,7 @@ from marblerun.client.pinning import Credentials, PeerTrust
 from marblerun.client.replies import (
     ManifestView,
     PendingUpdate,
+    QuoteReply,
     RecoveryKey,
     RecoveryReply,
     Secrets,
@@ -70,6 +71,10 @@ class Client:
     def status(self) -> Status:
         """The Coordinator's state."""
         return converse(self._transport, calls.status())
+
+    def quote(self, nonce: bytes = b"") -> QuoteReply:
+        """Certificates and quote as they come; :func:`marblerun.client.attest` is what verifies them."""
+        return converse(self._transport, calls.quote(nonce, nonce_required=bool(nonce)))[0]
 
     def manifest_get(self) -> ManifestView:
         """The active manifest with fingerprint and signature."""
@@ -156,6 +161,10 @@ class AsyncClient:
     async def status(self) -> Status:
         """As :meth:`Client.status`."""
         return await converse_async(self._transport, calls.status())
+
+    async def quote(self, nonce: bytes = b"") -> QuoteReply:
+        """See :meth:`Client.quote`."""
+        return (await converse_async(self._transport, calls.quote(nonce, nonce_required=bool(nonce))))[0]
 
     async def manifest_get(self) -> ManifestView:
         """As :meth:`Client.manifest_get`."""

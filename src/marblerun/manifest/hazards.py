@@ -9,8 +9,8 @@ from typing import Final
 from marblerun.errors import Malformed
 from marblerun.manifest.allowed import parse_network
 from marblerun.manifest.check import update_users
-from marblerun.manifest.model import File, Manifest, Marble, Package
-from marblerun.manifest.platforms import platform_hazards
+from marblerun.manifest.model import File, Manifest, Marble, Package, TdxIdentity
+from marblerun.manifest.platforms import measurements, platform_hazards
 from marblerun.manifest.report import Problem
 from marblerun.manifest.templates import ENV_FUNCTIONS, FILE_FUNCTIONS, FunctionSet, compile_template
 from marblerun.secrets.model import SecretType
@@ -208,7 +208,19 @@ def _secrets(manifest: Manifest, uses: Mapping[str, set[str]]) -> Iterator[Probl
 def _signer(package: Package | None) -> str:
     if package is None:
         return ""
-    return package.signer_id.lower() or package.unique_id.lower()
+    return package.signer_id.lower() or package.unique_id.lower() or _td(package.tdx)
+
+
+def _td(tdx: TdxIdentity | None) -> str:
+    """What the TD is built from. It has no signer, so another kernel is another identity."""
+    if tdx is None:
+        return ""
+    # The TDX module and service TDs are the platform's, not the package's.
+    stated = [f"{key}={value.lower()}" for key, value in measurements(tdx) if value and key not in _PLATFORM_S]
+    return " ".join(stated)
+
+
+_PLATFORM_S: Final = ("MRSEAM", "MRSERVICETD")
 
 
 def _governance(manifest: Manifest) -> Iterator[Problem]:

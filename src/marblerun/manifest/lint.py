@@ -190,7 +190,7 @@ class _Walk:
             except ValueError:
                 message = "Cert is not base64 and counts as if it were not there"
                 self._note("cert-ignored", path, node.at, message, "write the certificate's DER in base64")
-        if _PLACEHOLDER.fullmatch(node.text.strip()):
+        if _is_placeholder(node.text):
             self._note("placeholder", path, node.at, f"looks like a placeholder: {node.text.strip()[:60]}")
 
     def _place(self, path: str, at: int) -> None:
@@ -204,8 +204,22 @@ class _Walk:
 
 _PLACEHOLDER = re.compile(
     r"<[^<>\n]{1,80}>|\$\{[A-Za-z_]+\}|\.\.\."
-    r"|(?i:todo|fixme|tbd|x{3,}|placeholder|change[-_ ]?me|(?:your|insert)[-_ ].{1,60})"
+    r"|(?i:todo|fixme|tbd|x{3,}|placeholder|(?:change|replace)[-_ ]?me|(?:your|insert)[-_ ].{1,60})"
 )
+# What nobody means as it stands, also in the middle of a longer text.
+_INSIDE = re.compile(r"\b(?:CHANGE[-_]?ME|REPLACE[-_]?ME|TODO)\b")
+_INSIDE_ANGLES = re.compile(r"<(?:(?i:your|insert)[-_ ][^<>\n]{1,80}|[^<>\n@/=]{0,40}(?i:host)[^<>\n@/=]{0,40})>")
+_TEMPLATE = re.compile(r"\{\{[^{}]*\}\}")
+
+
+def _is_placeholder(text: str) -> bool:
+    if _PLACEHOLDER.fullmatch(text.strip()):
+        return True
+    if "-----BEGIN " in text:
+        return False  # base64 may spell anything
+    text = _TEMPLATE.sub("", text)
+    # Where tags are closed, angle brackets are markup.
+    return bool(_INSIDE.search(text) or ("</" not in text and _INSIDE_ANGLES.search(text)))
 
 
 @lru_cache(maxsize=256)

@@ -38,16 +38,20 @@ def manifest_schema() -> dict[str, Any]:
 def _schema(shape: Shape[Any], path: str) -> dict[str, Any]:
     if special := _SPECIAL.get(path):
         return special | _described(path)
+    return _plain(shape, path) | _FURTHER.get(path, {}) | _described(path)
+
+
+def _plain(shape: Shape[Any], path: str) -> dict[str, Any]:
     inside = shape.inside()
     if inside.fields:
         properties = {field.name: _schema(field.shape, _below(path, field.name)) for field in inside.fields}
-        return {"type": ["object", "null"], "properties": properties} | _described(path)
+        return {"type": ["object", "null"], "properties": properties}
     if inside.entries is not None:
         entry = _schema(inside.entries, f"{path}.*")
-        return {"type": ["object", "null"], "additionalProperties": entry} | _described(path)
+        return {"type": ["object", "null"], "additionalProperties": entry}
     if inside.elements is not None:
-        return {"type": ["array", "null"], "items": _schema(inside.elements, f"{path}[]")} | _described(path)
-    return _scalar(shape.pointee()) | _described(path)
+        return {"type": ["array", "null"], "items": _schema(inside.elements, f"{path}[]")}
+    return _scalar(shape.pointee())
 
 
 def _below(path: str, name: str) -> str:
@@ -110,6 +114,9 @@ _DESCRIPTIONS: Final[Mapping[str, str]] = {
     "Packages.*.TDX.RTMR1": "Kernel and boot loader, on Linux guests.",
     "Packages.*.TDX.RTMR2": "Command line and initrd, on Linux guests.",
     "Packages.*.TDX.RTMR3": "Free for applications.",
+    "Packages.*.TDX.MRCONFIGID": "Configuration that whoever started the TD gave it, not part of MRTD.",
+    "Packages.*.TDX.MROWNER": "The TD's owner, as stated by whoever started it.",
+    "Packages.*.TDX.MROWNERCONFIG": "Configuration by the owner, as stated by whoever started the TD.",
     "Packages.*.TDX.MRSEAM": "Exactly one build of the TDX module.",
     "Packages.*.TDX.MRSERVICETD": "Service TDs that may be bound to it; absent or empty admits none.",
     "Packages.*.TDX.TDAttributes": "TDATTRIBUTES as in the report, 16 hex digits; bits outside the mask are zero.",
@@ -183,5 +190,25 @@ _SPECIAL: Final[dict[str, dict[str, Any]]] = {
     "Roles.*.Actions[]": _any_case(sorted(action for actions in ACTIONS.values() for action in actions.values())),
     "Config.SealMode": {"enum": [*SEAL_MODES, None]},
     "Config.FeatureGates[]": _any_case(FEATURE_GATES),
+}
+
+# The years 0 and 1 are left out: Go's zero time, however it is written, counts as no time.
+_NOT_AFTER: Final = {
+    "properties": {"NotAfter": {"type": "string", "pattern": "^(?!000[01])"}},
+    "required": ["NotAfter"],
+}
+_TWO_ENDS: Final = {
+    "properties": {
+        "Type": {"enum": [kind.value for kind in SecretType if kind.is_certificate]},
+        "ValidFor": {"type": "integer", "minimum": 1},
+        "Cert": {"type": "object", **_NOT_AFTER},
+    },
+    "required": ["Type", "ValidFor", "Cert"],
+}
+# What the checks of a Coordinator refuse beyond types.
+_FURTHER: Final[dict[str, dict[str, Any]]] = {
+    "Packages": {"minProperties": 1},
+    "Secrets.*": {"not": {"type": "object", **_TWO_ENDS}},
+    "Config.RecoveryThreshold": {"not": {"const": 1}},
 }
 _SPECIAL["Secrets.*.Cert"] = _cert()

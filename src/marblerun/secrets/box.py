@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from marblerun.errors import Malformed, Untrusted
 from marblerun.wire.gojson import byte_string, mapping, marshal, unmarshal
-from marblerun.wire.limits import MAX_SEALED_STATE_BYTES
+from marblerun.wire.limits import MAX_SEALED_STATE_BYTES, MAX_STATE_ENTRIES
 
 KEY_BYTES: Final = 32
 # Releases of the reference before 1.9.0 (protocol, section 10.1).
@@ -76,7 +76,7 @@ def open_sealed_data(key: bytes, data: bytes) -> dict[str, bytes]:
     ``Untrusted`` (step ``sealed-data``) if the key does not open them or is of another size.
     """
     plaintext = _open(key, parse_sealed_data(data).box, None, step="sealed-data", where="sealed_data")
-    return unmarshal(plaintext, _ENTRIES) if plaintext else {}
+    return unmarshal(plaintext, _ENTRIES, max_values=MAX_STATE_ENTRIES) if plaintext else {}
 
 
 def is_data_key(key: bytes, data: bytes) -> bool:

@@ -39,6 +39,7 @@ from marblerun.wire.jsontree import (
     parse,
     parse_first,
 )
+from marblerun.wire.limits import MAX_JSON_VALUES
 
 __all__ = [
     "BadJson",
@@ -140,9 +141,12 @@ class Shape(ABC, Generic[T]):
         """The value after everything in ``history`` was assigned in order; faults are noted on ``trail``."""
 
 
-def unmarshal(raw: bytes, shape: Shape[T]) -> T:
-    """Decode a whole document; text after the value is an error. Raises :class:`BadJson`."""
-    return decode(parse(raw), shape)
+def unmarshal(raw: bytes, shape: Shape[T], *, max_values: int = MAX_JSON_VALUES) -> T:
+    """Decode a whole document; text after the value is an error. Raises :class:`BadJson`.
+
+    ``max_values`` may be raised only for what was authenticated before it is read.
+    """
+    return decode(parse(raw, max_values=max_values), shape)
 
 
 def unmarshal_first(raw: bytes, shape: Shape[T]) -> T:

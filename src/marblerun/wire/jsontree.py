@@ -129,9 +129,12 @@ _NOT_UTF8 = re.compile("[\udc80-\udcff]")
 _SIMPLE_ESCAPES: Final = {'"': '"', "\\": "\\", "/": "/", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 
 
-def parse(raw: bytes) -> Document:
-    """The tree of a whole document; anything but white space after the value is refused. Raises :class:`BadJson`."""
-    reader = _Reader(_decode(raw))
+def parse(raw: bytes, *, max_values: int = limits.MAX_JSON_VALUES) -> Document:
+    """The tree of a whole document; anything but white space after the value is refused. Raises :class:`BadJson`.
+
+    ``max_values`` may be raised only for what was authenticated before it is read.
+    """
+    reader = _Reader(_decode(raw), max_values)
     document = reader.value()
     if reader.position != len(reader.text):
         raise reader.bad(reader.position, f"unexpected {_show(reader.text, reader.position)} after the value")
@@ -140,7 +143,7 @@ def parse(raw: bytes) -> Document:
 
 def parse_first(raw: bytes) -> Document:
     """The tree of the first value; whatever follows it is ignored, as Go's stream decoder does. Raises BadJson."""
-    return _Reader(_decode(raw)).value()
+    return _Reader(_decode(raw), limits.MAX_JSON_VALUES).value()
 
 
 def _decode(raw: bytes) -> str:
@@ -167,8 +170,9 @@ class _Reader:
     without calls: sixteen megabytes of brackets and commas are as cheap to send as a manifest.
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, max_values: int) -> None:
         self.text = text
+        self._max_values = max_values
         self.position = _skip(text, 0)
 
     def bad(self, at: int, message: str) -> BadJson:
@@ -178,7 +182,7 @@ class _Reader:
 
     def value(self) -> Document:
         """Read one value, however deep."""
-        text, at, left = self.text, self.position, limits.MAX_JSON_VALUES
+        text, at, left = self.text, self.position, self._max_values
         value_at, key_at, next_at = _VALUE.match, _KEY.match, _NEXT.match
         above: list[tuple[Array | Object, int, str]] = []  # what is open, and the key that waits for its value
         node: Node
@@ -188,7 +192,7 @@ class _Reader:
                 raise self._explain(at)
             left -= 1
             if left < 0:
-                raise self.bad(at, f"holds more than {limits.MAX_JSON_VALUES} values")
+                raise self.bad(at, f"holds more than {self._max_values} values")
             kind, end = match.lastindex, match.end()
             if kind == _STRING:
                 body = match[_STRING]

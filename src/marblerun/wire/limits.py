@@ -20,6 +20,8 @@ MAX_CSR_BYTES: Final = 64 * 1024
 MAX_JSON_DEPTH: Final = 10_000  # what Go's encoding/json accepts
 # A manifest of a thousand Marbles has some tens of thousands; reading this many takes about half a second.
 MAX_JSON_VALUES: Final = 100_000
+# A sealed state is authentic before it is read; every counter and every activation count is an entry of its own.
+MAX_STATE_ENTRIES: Final = 1_000_000
 MAX_TEMPLATE_STEPS: Final = 1_000_000
 # For all templates of a manifest when it is tried, which happens in one go; about three seconds.
 MAX_DRY_RUN_STEPS: Final = 3_000_000

@@ -184,6 +184,49 @@ def test_a_service_that_comes_back_is_believed() -> None:
     assert fetch_from(respond).tcb_info == Forged().collateral.tcb_info
 
 
+async def _dropped_at_once(target: str, writer: asyncio.StreamWriter) -> None:
+    pass
+
+
+async def _dropped_in_the_headers(target: str, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Le")
+
+
+async def _dropped_in_the_body(target: str, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
+
+
+async def _dropped_between_chunks(target: str, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n")
+
+
+async def _banner_only(target: str, writer: asyncio.StreamWriter) -> None:
+    """Not HTTP, but without a blank line it looks like headers that were cut off."""
+    writer.write(b"SSH-2.0-OpenSSH_9.2\r\n")
+
+
+_DROPS = [_banner_only, _dropped_at_once, _dropped_in_the_headers, _dropped_in_the_body, _dropped_between_chunks]
+
+
+@pytest.mark.parametrize("drop", _DROPS)
+def test_a_dropped_connection_is_an_outage(drop: Respond) -> None:
+    with pytest.raises(Unavailable, match=r"the connection was dropped: .* \(after 2 attempts\)"):
+        fetch_from(drop)
+
+
+@pytest.mark.parametrize("drop", _DROPS)
+def test_a_dropped_connection_is_tried_again(drop: Respond) -> None:
+    dropped: set[str] = set()
+
+    async def respond(target: str, writer: asyncio.StreamWriter) -> None:
+        path = urlsplit(target).path
+        respond_now = good if path in dropped else drop
+        dropped.add(path)
+        await respond_now(target, writer)
+
+    assert fetch_from(respond).tcb_info == Forged().collateral.tcb_info
+
+
 def test_nobody_listening_is_unavailable_and_every_part_is_named() -> None:
     with pytest.raises(Unavailable) as refusal:
         fetch(replace(QUICK, url="http://127.0.0.1:9"), KEY)
@@ -248,7 +291,7 @@ async def _endless_headers(target: str, writer: asyncio.StreamWriter) -> None:
 
 
 async def _no_http(target: str, writer: asyncio.StreamWriter) -> None:
-    writer.write(b"SSH-2.0-OpenSSH_9.2\r\n")
+    writer.write(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")
 
 
 async def _compressed(target: str, writer: asyncio.StreamWriter) -> None:

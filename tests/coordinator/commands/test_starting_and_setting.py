@@ -146,6 +146,30 @@ def test_a_plain_environment_value_must_not_hold_a_nul_byte() -> None:
         set_manifest(fresh(), encode(document), INPUTS, {})
 
 
+def test_all_broken_templates_are_told_at_once_each_with_its_place() -> None:
+    document = integration()
+    document["Marbles"]["bare"]["Parameters"] = {
+        "Files": {"/a": "{{ .Secrets", "/b": "fine", "/c": "{{ hex .Secrets.missing }}"},
+        "Env": {"X": "{{ end }}"},
+    }
+    with pytest.raises(Malformed) as refused:
+        set_manifest(fresh(), encode(document), INPUTS, {})
+    message = str(refused.value)
+    assert message.startswith("Marbles.bare.Parameters.Files[/a]: a template cannot be read: ")
+    assert "; Marbles.bare.Parameters.Files[/c]: " in message
+    assert "; Marbles.bare.Parameters.Env[X]: a template cannot be read: " in message
+    assert "[/b]" not in message
+
+
+def test_no_more_than_fifty_broken_templates_are_told() -> None:
+    document = integration()
+    document["Marbles"]["bare"]["Parameters"] = {"Files": {f"/{number}": "{{ no }}" for number in range(1000)}}
+    with pytest.raises(Malformed) as refused:
+        set_manifest(fresh(), encode(document), INPUTS, {})
+    assert str(refused.value).count("Marbles.bare.Parameters.Files[") == 50
+    assert str(refused.value).endswith("; and more")
+
+
 def test_the_dry_run_accepts_what_was_accepted() -> None:
     deployment = deployed().deployment
     assert deployment is not None

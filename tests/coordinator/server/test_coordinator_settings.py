@@ -86,8 +86,10 @@ def test_an_impossible_time_out_is_refused_with_the_variable_named(text: str) ->
 
 def test_unknown_variables_are_warned_about_and_known_ones_are_not() -> None:
     warnings = read(EDG_COORDINATOR_MESH_ADR=":1", EDG_MARBLE_TYPE="x", PATH="/bin", EDG_K8S_NAMESPACE="n").warnings
-    assert [warning for warning in warnings if "EDG_COORDINATOR_MESH_ADR" in warning] == list(warnings)
-    assert len(warnings) == 1
+    assert warnings == (
+        "unknown variable EDG_COORDINATOR_MESH_ADR has no effect",
+        "variable EDG_K8S_NAMESPACE has no effect: what it belongs to is not built here yet",
+    )
     assert read(**{v.name: "1" for v in VARIABLES if v.name.startswith("EDG_COORD")}).warnings == ()
 
 

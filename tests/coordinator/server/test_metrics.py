@@ -12,7 +12,7 @@ import subprocess
 import sys
 from base64 import b64decode
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -25,6 +25,7 @@ from tests.coordinator.states import UUID_1, UUID_2, applicant
 from tests.coordinator.test_service import WatchedStore
 
 from marblerun.attestation.binding import report_data_for
+from marblerun.attestation.collect import CacheStatistics
 from marblerun.attestation.simulated import SimulatedPlatform
 from marblerun.coordinator.commands.activate import Activated, ActivationRefused, ActivationRequest
 from marblerun.coordinator.server import metrics as metrics_module
@@ -245,6 +246,8 @@ def test_a_refusal_for_evidence_names_the_step(platform: SimulatedPlatform) -> N
         assert up.call(try_activation(up, "bare", quote=platform.quote(bytes(64)))) is None
         bound = report_data_for(applicant().certificate)
         assert up.call(try_activation(up, "bare", quote=platform.quote(bound, signer_id=bytes(32)))) is None
+        both = platform.quote(bound, signer_id=bytes(32), debug=True)
+        assert up.call(try_activation(up, "bare", quote=both)) is None
         found = {
             tuple(sorted(labels)): count
             for (name, labels), count in samples(up).items()
@@ -253,8 +256,30 @@ def test_a_refusal_for_evidence_names_the_step(platform: SimulatedPlatform) -> N
         assert found == {
             (("reason", "evidence"), ("stage", "evidence")): 1,
             (("reason", "report-data"), ("stage", "evidence")): 1,
-            (("reason", "signer-id"), ("stage", "evidence")): 1,
+            (("reason", "signer-id"), ("stage", "evidence")): 2,
+            (("reason", "debug"), ("stage", "evidence")): 1,
         }
+        assert value(up, "marblerun_coordinator_activation_duration_seconds_count", result="refused") == 4
+
+
+def test_the_collateral_caches_counters_are_told_as_they_are_now() -> None:
+    metrics, statistics = Metrics(), CacheStatistics(misses=2, fetches=3, failures=4, refused=5, stale_served=6)
+    assert b"marblerun_collateral_" not in metrics.page("")[0]
+    metrics.watch_collateral(statistics)
+    statistics.hits += 1
+    families = text_string_to_metric_families(metrics.page("")[0].decode())
+    found = {s.name: s.value for f in families for s in f.samples if s.name.startswith("marblerun_collateral_")}
+    assert found == {
+        "marblerun_collateral_hits_total": 1,
+        "marblerun_collateral_misses_total": 2,
+        "marblerun_collateral_fetches_total": 3,
+        "marblerun_collateral_failures_total": 4,
+        "marblerun_collateral_refused_total": 5,
+        "marblerun_collateral_stale_served_total": 6,
+    }
+    assert {field.name for field in fields(CacheStatistics)} == {
+        name.removeprefix("marblerun_collateral_").removesuffix("_total") for name in found
+    }
 
 
 # -- refusals, timings, connections ------------------------------------------------------------------------------

@@ -64,6 +64,13 @@ def test_T6_previous_secrets_are_encoded_alike() -> None:
     der = SAMPLE.previous["cert"].certificate
     assert render("{{pem .Previous.Secrets.cert.Cert}}") == render("{{pem .MarbleRun.MarbleCert.Cert}}")
     assert render("{{raw .Previous.Secrets.cert.Cert}}") == der
+    assert render("{{base64 .Previous.Secrets.key}}") == base64.b64encode(old)
+
+
+def test_T6_string_of_a_previous_secret_refuses_nul_and_other_types() -> None:
+    data = replace(SAMPLE, secrets={}, previous=SAMPLE.secrets)
+    assert "NUL" in refusal("{{string .Previous.Secrets.nul}}", "env", data)
+    assert "type plain" in refusal("{{string .Previous.Secrets.key}}", "env", data)
 
 
 def test_raw_is_for_files_only_and_string_for_variables_only() -> None:

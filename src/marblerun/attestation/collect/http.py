@@ -18,6 +18,9 @@ from marblerun.wire.limits import MAX_COLLATERAL_FIELD_BYTES
 _WORTH_REPEATING: Final = frozenset({429, 500, 502, 503, 504})
 _MAX_PAUSE: Final = 5.0
 _MAX_CONNECTIONS: Final = 16
+# How the libraries below tell an answer that ended too early from one that is not HTTP: by their words only. Other
+# words would make a dropped connection Malformed, which is not repeated but refuses just the same.
+_DROPPED: Final = ("disconnected", "closed connection")
 # Source: formats, section 4.
 _MEANINGS: Final = {
     400: "the service does not understand the request",
@@ -75,8 +78,9 @@ class BoundedClient:
         """The answer to a GET, repeated with growing pauses while the service is away.
 
         Raises:
-            Unavailable: no answer in time, or another status than 200; the last failure is named.
-            Malformed: the answer is too large or encoded.
+            Unavailable: no answer in time, none or half of one before the connection ended, or another status than
+                200; the last failure is named.
+            Malformed: the answer is too large, encoded, or not HTTP.
         """
         pause = self._settings.first_pause
         for attempt in range(1, self._settings.attempts + 1):
@@ -98,6 +102,8 @@ class BoundedClient:
         except (TimeoutError, httpx.TimeoutException):
             raise _Repeatable(f"no complete answer within {self._settings.timeout:g} s") from None
         except (httpx.RemoteProtocolError, httpx.DecodingError, httpx.InvalidURL) as error:
+            if isinstance(error, httpx.RemoteProtocolError) and any(words in str(error) for words in _DROPPED):
+                raise _Repeatable(f"the connection was dropped: {error}") from None
             raise Malformed(f"the answer is not HTTP as it should be: {error}") from None
         except httpx.HTTPError as error:
             raise _Repeatable(f"cannot be reached: {error}") from None

@@ -332,12 +332,25 @@ class MarbleTemplates:
     """Whether making them may need a new RSA key."""
 
 
-def templates_of(deployment: Deployment, marble_type: str) -> MarbleTemplates:
-    """The compiled templates of a Marble type; compiled when first asked for and kept with the deployment."""
+def templates_of(
+    deployment: Deployment, marble_type: str, unreadable: list[Malformed] | None = None
+) -> MarbleTemplates:
+    """The compiled templates of a Marble type; compiled when first asked for and kept with the deployment.
+
+    Templates that cannot be compiled are added to ``unreadable`` and left out, and then nothing is kept; without such
+    a list the first of them raises ActivationRefused.
+    """
     found = deployment.compiled.get(marble_type)
-    if not isinstance(found, MarbleTemplates):
-        found = _compile(deployment, deployment.marbles[marble_type])
+    if isinstance(found, MarbleTemplates):
+        return found
+    failures: list[Malformed] = []
+    found = _compile(deployment, deployment.marbles[marble_type], failures)
+    if not failures:
         deployment.compiled[marble_type] = found
+    elif unreadable is None:
+        raise ActivationRefused(Stage.TEMPLATES, str(failures[0]))
+    else:
+        unreadable += failures
     return found
 
 
@@ -347,15 +360,23 @@ def needs_rsa(state: State, marble_type: str) -> bool:
     return deployment is not None and templates_of(deployment, marble_type).needs_rsa
 
 
-def _compile(deployment: Deployment, marble: Marble) -> MarbleTemplates:
-    files = {path: _compile_file(file, FILE_FUNCTIONS) for path, file in marble.parameters.files.items()}
-    env = {name: _compile_file(file, ENV_FUNCTIONS) for name, file in marble.parameters.env.items()}
+def _compile(deployment: Deployment, marble: Marble, failures: list[Malformed]) -> MarbleTemplates:
+    files = _compile_files("Files", marble.parameters.files, FILE_FUNCTIONS, failures)
+    env = _compile_files("Env", marble.parameters.env, ENV_FUNCTIONS, failures)
     templates = [content for content in (*files.values(), *env.values()) if isinstance(content, Template)]
     return MarbleTemplates(files, env, _reaches_rsa(deployment, marble, templates))
 
 
-def _compile_file(file: File, functions: FunctionSet) -> bytes | Template:
-    return file.data if file.no_templates else _compiled(file.data, functions)
+def _compile_files(
+    kind: str, files: Mapping[str, File], functions: FunctionSet, failures: list[Malformed]
+) -> dict[str, bytes | Template]:
+    compiled: dict[str, bytes | Template] = {}
+    for name, file in files.items():
+        try:
+            compiled[name] = file.data if file.no_templates else _compiled(file.data, functions)
+        except ActivationRefused as error:
+            failures.append(Malformed(error.message, where=f"{kind}[{name}]"))
+    return compiled
 
 
 def _compiled(data: bytes, functions: FunctionSet) -> bytes | Template:

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from email.utils import formatdate
+from functools import lru_cache
 from typing import Final
 
 from marblerun.attestation.model import Origin
@@ -35,7 +36,7 @@ from marblerun.coordinator.server.rest.route import (
 from marblerun.coordinator.server.rest.users_v1 import USERS_V1
 from marblerun.coordinator.server.rest.users_v2 import USERS_V2
 from marblerun.coordinator.server.routing import Routes, clean_path, query_values, redirect, split_target
-from marblerun.coordinator.service import Coordinator
+from marblerun.coordinator.service import Coordinator, SignedManifest
 from marblerun.errors import Denied, MarbleRunError
 from marblerun.wire.limits import MAX_REST_BODY_BYTES
 
@@ -167,7 +168,12 @@ async def _v2_status(coordinator: Coordinator, _call: Call) -> Response:
 
 
 async def _v2_get_manifest(coordinator: Coordinator, _call: Call) -> Response:
-    signed = coordinator.signed_manifest()
+    return _v2_signed(coordinator.signed_manifest())
+
+
+@lru_cache(maxsize=1)
+def _v2_signed(signed: SignedManifest) -> Response:
+    """Made once a manifest: anybody may ask, and to encode megabytes for each of them would stall everybody."""
     return envelope.success(
         {
             "manifestSignatureRootECDSA": _base64(signed.signature),
@@ -213,7 +219,11 @@ async def _v1_status(coordinator: Coordinator, _call: Call) -> Response:
 
 
 async def _v1_get_manifest(coordinator: Coordinator, _call: Call) -> Response:
-    signed = coordinator.signed_manifest_or_none()
+    return _v1_signed(coordinator.signed_manifest_or_none())
+
+
+@lru_cache(maxsize=1)
+def _v1_signed(signed: SignedManifest | None) -> Response:
     return envelope.success(
         {
             "ManifestSignatureRootECDSA": _base64(signed.signature) if signed else None,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from OpenSSL import SSL
 
-from marblerun.attestation.collect import Upkeep
+from marblerun.attestation.collect import CachedSource, Upkeep
 from marblerun.coordinator.entropy import SystemEntropy
 from marblerun.coordinator.seal.detect import detect_sealer
 from marblerun.coordinator.server.client_api import TABLE, client_service
@@ -232,6 +232,8 @@ async def _start(
     )
     if metrics is not None:
         ports = replace(ports, timed=metrics.timed)
+        if isinstance(trust.collateral, CachedSource):
+            metrics.watch_collateral(trust.collateral.statistics)
     coordinator = Coordinator(ports, settings.names)
     await coordinator.start()
     try:

@@ -19,6 +19,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from marblerun.attestation.collect import CacheStatistics
 from marblerun.coordinator.commands.activate import Activated, ActivationRefused, ActivationRequest
 from marblerun.coordinator.server.edge import EdgeStatistics
 from marblerun.coordinator.server.events import EventLog
@@ -49,6 +50,14 @@ _EDGE: Final = (
     ("failed_handshakes", CounterMetricFamily, "TLS handshakes that failed."),
     ("refused_connections", CounterMetricFamily, "Connections refused because there were too many."),
 )
+_COLLATERAL: Final = (
+    ("hits", "Requests answered from what is kept."),
+    ("misses", "Requests that had to wait for a fetch, or were refused one."),
+    ("fetches", "Fetches that began, renewals included."),
+    ("failures", "Fetches that brought nothing usable."),
+    ("refused", "Requests answered with a failure remembered."),
+    ("stale_served", "Answers past their refresh time, still valid."),
+)
 
 
 class _Registry(CollectorRegistry):
@@ -61,10 +70,11 @@ class _Registry(CollectorRegistry):
 
 
 class _Live(Collector):
-    """What others count already, as it is when somebody asks: listeners' connections, and the event log."""
+    """What others count already, as it is when somebody asks: connections, the collateral cache, the event log."""
 
     def __init__(self, events: EventLog) -> None:
         self.listeners: dict[str, EdgeStatistics] = {}
+        self.collateral: CacheStatistics | None = None
         self._events = events
 
     def collect(self) -> Iterable[Metric]:
@@ -73,6 +83,9 @@ class _Live(Collector):
             for listener, statistics in self.listeners.items():
                 family.add_metric((listener,), getattr(statistics, name))
             yield family
+        if self.collateral is not None:
+            for name, text in _COLLATERAL:
+                yield CounterMetricFamily(f"marblerun_collateral_{name}", text, value=getattr(self.collateral, name))
         name = "marblerun_coordinator_events_dropped"
         yield CounterMetricFamily(name, "Entries that the event log had to drop.", value=self._events.dropped)
 
@@ -124,6 +137,10 @@ class Metrics:
     def watch_listener(self, name: str, statistics: EdgeStatistics) -> None:
         """From now on a listener's connections are told."""
         self._live.listeners[name] = statistics
+
+    def watch_collateral(self, statistics: CacheStatistics) -> None:
+        """From now on the counters of the collateral cache are told; without one there are no such series."""
+        self._live.collateral = statistics
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -179,7 +196,7 @@ class _Activations:
         name = "marblerun_coordinator_activation"
         self._refusals = Counter(
             f"{name}_refusals_total",
-            "Activations refused, by stage and by failed step or kind of error.",
+            "Activations refused, by stage and by failed step, each kind of mismatch, or kind of error.",
             ("stage", "reason"),
             registry=registry,
         )
@@ -196,22 +213,24 @@ class _Activations:
             yield
         except BaseException as error:
             self._refused.observe(time.perf_counter() - began)
-            self._refusals.labels(*_why(error)).inc()
+            stage, reasons = _why(error)
+            for reason in reasons:
+                self._refusals.labels(stage, reason).inc()
             raise
         self._succeeded.observe(time.perf_counter() - began)
         self._successes.labels(*labels).inc()
 
 
-def _why(error: BaseException) -> tuple[str, str]:
-    """Stage of a refusal, and the step that failed or the first thing that did not fit, else the kind of error."""
+def _why(error: BaseException) -> tuple[str, Collection[str]]:
+    """Stage of a refusal, and the step that failed or every kind of mismatch once, else the kind of error."""
     if not isinstance(error, ActivationRefused):
-        return "none", error.code if isinstance(error, MarbleRunError) else type(error).__name__
+        return "none", (error.code if isinstance(error, MarbleRunError) else type(error).__name__,)
     cause = error.__cause__
     if isinstance(cause, Untrusted):
-        return error.stage.value, cause.step
+        return error.stage.value, (cause.step,)
     if isinstance(cause, NotAdmitted) and cause.found:
-        return error.stage.value, cause.found[0].code
-    return error.stage.value, cause.code if isinstance(cause, MarbleRunError) else error.code
+        return error.stage.value, {mismatch.code for mismatch in cause.found}
+    return error.stage.value, (cause.code if isinstance(cause, MarbleRunError) else error.code,)
 
 
 class _Http:

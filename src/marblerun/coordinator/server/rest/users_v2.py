@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 from marblerun.coordinator.commands.caller import Operation
@@ -48,11 +49,17 @@ async def _post_update(coordinator: Coordinator, call: Call) -> Response:
 async def get_pending(coordinator: Coordinator, _call: Call) -> Response:
     """The pending update; both versions answer it the same way."""
     pending = coordinator.pending_update()
+    return _pending(pending.manifest, waiting_text(pending), pending.missing_users)
+
+
+@lru_cache(maxsize=1)
+def _pending(manifest: bytes, message: str, missing_users: tuple[str, ...]) -> Response:
+    """Made once for each standing of the update: anybody may ask for it."""
     return envelope.success(
         {
-            "manifest": base64_text(pending.manifest),
-            "message": waiting_text(pending),
-            "missingUsers": list(pending.missing_users),
+            "manifest": base64_text(manifest),
+            "message": message,
+            "missingUsers": list(missing_users),
         }
     )
 
