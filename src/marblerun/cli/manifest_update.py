@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,7 @@ from marblerun.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from marblerun.client import UpdateReply
+    from marblerun.client import Client, UpdateReply
 
 
 @click.group("update", cls=Group)
@@ -68,14 +69,7 @@ def apply(file: str, endpoint: str, recoverydata: str, force: bool, output_forma
     Example:
       marblerun manifest update apply new.json localhost:4433 --cert alice.crt --key alice.key
     """
-    options = global_options()
-    source = load_manifest(file)
-    person = credentials(options)
-    with recovery_file.reserve(recoverydata, force=force) as place:
-        connection = pinned(options, endpoint, person)
-        with connection.client as client, progress("Applying the update"):
-            answer = client.update_apply(source.json)
-        saved = place.save(answer.recovery_secrets) if answer.recovery_secrets else None
+    answer, saved = _send(file, endpoint, recoverydata, force, "Applying the update", lambda c, m: c.update_apply(m))
     _report(answer, saved, output_format, "Update manifest set successfully")
 
 
@@ -100,14 +94,9 @@ def acknowledge(file: str, endpoint: str, recoverydata: str, force: bool, output
     Example:
       marblerun manifest update acknowledge new.json localhost:4433 --cert bob.crt --key bob.key
     """
-    options = global_options()
-    source = load_manifest(file)
-    person = credentials(options)
-    with recovery_file.reserve(recoverydata, force=force) as place:
-        connection = pinned(options, endpoint, person)
-        with connection.client as client, progress("Acknowledging the update"):
-            answer = client.update_acknowledge(source.json)
-        saved = place.save(answer.recovery_secrets) if answer.recovery_secrets else None
+    answer, saved = _send(
+        file, endpoint, recoverydata, force, "Acknowledging the update", lambda c, m: c.update_acknowledge(m)
+    )
     _report(answer, saved, output_format, "All users have acknowledged the update; it is in force")
 
 
@@ -159,6 +148,25 @@ def get(endpoint: str, output: str, missing: bool, output_format: str) -> None:
         emit(f"{'Missing users' if missing else 'Pending manifest'} written to: {output}")
     else:
         emit_bytes(for_terminal(content.decode()).encode() if missing else content)
+
+
+def _send(
+    file: str,
+    endpoint: str,
+    recoverydata: str,
+    force: bool,
+    doing: str,
+    call: Callable[[Client, bytes], UpdateReply],
+) -> tuple[UpdateReply, Path | None]:
+    """Sends the manifest as the user; new recovery data has its place before anything leaves."""
+    options = global_options()
+    source = load_manifest(file)
+    person = credentials(options)
+    with recovery_file.reserve(recoverydata, force=force) as place:
+        connection = pinned(options, endpoint, person)
+        with connection.client as client, progress(doing):
+            answer = call(client, source.json)
+        return answer, place.save(answer.recovery_secrets) if answer.recovery_secrets else None
 
 
 def _report(answer: UpdateReply, saved: Path | None, output_format: str, done: str) -> None:

@@ -390,7 +390,5 @@ _TEMPLATE: Final = struct(
 certificate: Final[Shape[Cert]] = _CertShape()
 """The shape of ``Cert``."""
 
-TEMPLATE_KEYS: Final = tuple(name for name, _, _ in _USED)
-"""Keys of the object form that have a meaning."""
 IGNORED_KEYS: Final = tuple(name for name, _ in _IGNORED)
 """Keys of the object form that are accepted and have none."""

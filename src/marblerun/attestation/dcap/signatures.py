@@ -12,7 +12,6 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from marblerun.errors import Untrusted
 
 RAW_SIGNATURE_BYTES: Final = 64
-RAW_KEY_BYTES: Final = 64
 ECDSA_SHA256: Final = ec.ECDSA(hashes.SHA256())
 _P256: Final = ec.SECP256R1()
 
