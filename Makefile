@@ -3,12 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# How long each of the open-ended sweeps goes on.
+SECONDS ?= 60
+# How long the soak takes.
+MINUTES ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types layers docs check bench fuzz lock clean
+.PHONY: help setup optional demo test lint types layers docs check bench soak fuzz mutate lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## make .venv with the command .venv/bin/marblerun and everything the tests need
 
@@ -18,6 +22,10 @@ $(STAMP): requirements-dev.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $(STAMP)
+
+optional: setup ## add what the extras need (TPM 2.0, PKCS#11), where the system's libraries are there
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-optional.lock || \
+	  echo "left out: the tests of the extras are skipped (tpm needs the development files of the TPM software stack)"
 
 demo: setup ## run the whole way once: a confidential app starts, impostors are refused
 	$(BIN)/marblerun demo
@@ -40,18 +48,29 @@ docs: setup ## build the documentation; broken links fail
 
 check: lint types layers docs test ## everything that must be green before a change lands
 
-bench: setup ## compare the hot paths with a peer in one run
-	$(BIN)/python -m benchmarks
+bench: setup ## every goal of speed beside its floor or a peer, in one run; the numbers go to bench.json too
+	$(BIN)/python -m benchmarks --json bench.json
 
-fuzz: setup ## the long sweeps: bytes, lengths, parts, collateral, dates, and changed inputs beside dcap-qvl
+soak: setup ## everything at once for MINUTES: churn, refusals, updates, restarts; memory and descriptors must stay flat
+	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES)
+
+fuzz: setup ## the long sweeps: evidence, collateral, dates, TCB statuses, made-up inputs beside dcap-qvl, damaged state
 	$(BIN)/python -m tests.attestation.sweep
-	$(BIN)/python -m tests.fuzz
+	$(BIN)/python -m tests.attestation.matrix
+	$(BIN)/python -m tests.attestation.differential
+	$(BIN)/python -m tests.attestation.reissued --seconds $(SECONDS)
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 	$(BIN)/python -m tests.coordinator.damage
+
+mutate: setup ## take one check at a time out of the verifiers: does a test notice?
+	$(BIN)/python -m tests.mutate --jobs 2
 
 lock: setup ## resolve the dependencies anew
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --quiet -o requirements-dev.lock
+	$(BIN)/uv pip compile pyproject.toml --extra tpm --extra pkcs11 -c requirements-dev.lock --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --quiet -o requirements-optional.lock
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .import_linter_cache site dist build

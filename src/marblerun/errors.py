@@ -10,6 +10,7 @@
     ├── Conflict         the state moved while the request was being decided
     ├── NotFound         a name that does not exist
     ├── Unavailable      something outside (store, collateral service, Coordinator) did not do its part
+    │   └── Busy         more is asked than can be done at once; says when to ask again
     └── Misconfigured    settings with which we refuse to run; the message says what to do
 
 Wrong use of a function by our own code is not in this tree: that is a plain ``RuntimeError`` or ``ValueError``.
@@ -100,6 +101,16 @@ class Unavailable(MarbleRunError):
     """A service or device that is needed did not answer as it should; trying again later may help."""
 
     code = "unavailable"
+
+
+class Busy(Unavailable):
+    """More is asked than can be done now, and nothing was begun. ``retry_after``: seconds after which to ask again."""
+
+    code = "busy"
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class Misconfigured(MarbleRunError):

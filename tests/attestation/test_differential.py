@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.attestation import reissued
 from tests.attestation.differential import Verdict, changes, run, theirs
 from tests.attestation.sweep import genuine
 from tests.forge.dcap import NOW, Dcap, Minted, isv_level, level, module
@@ -122,3 +126,17 @@ def test_every_difference_over_changed_inputs_has_its_class() -> None:
         if isinstance(theirs(vector.quote, collateral, int(at.timestamp()), vector.root_certificate), tuple):
             unexplained += run(vector, changes(vector, 499, 11 * index)).unexplained
     assert unexplained == []
+
+
+@pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
+def test_every_difference_over_evidence_signed_anew_has_its_class() -> None:
+    """The long form, with other seeds, is ``python -m tests.attestation.reissued``."""
+    outcome = reissued.run(7, rounds=150)
+    assert outcome.unexplained == []
+    assert min(outcome.agreed.values()) > 25
+
+
+@pytest.mark.parametrize("make", reissued.MAKERS)
+def test_a_case_comes_from_its_seed(make: Callable[[random.Random], reissued.Case]) -> None:
+    first, again = make(random.Random(3)), make(random.Random(3))
+    assert (first.kind, first.what, first.seconds) == (again.kind, again.what, again.seconds)

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from tests.cli.session import MANIFEST, PENDING, Session
 from tests.client.coordinators import Call, FakeCoordinator, failure, manifest_routes, mint, success
+from tests.client.fixtures import PRODUCT
 
+from marblerun.attestation.simulated import SimulatedPlatform
 from marblerun.wire.pem import encode_pem
 
 FINGERPRINT = sha256(MANIFEST).hexdigest()
@@ -32,6 +34,11 @@ def chain(fake: FakeCoordinator) -> bytes:
     return fake.intermediate.pem + fake.root.pem
 
 
+def posted(fake: FakeCoordinator) -> dict[str, object]:
+    """The latest body."""
+    return next(call for call in reversed(fake.calls) if call.method == "POST").json()
+
+
 # -- manifest ----------------------------------------------------------------------------------------------------
 
 
@@ -39,16 +46,17 @@ def test_set_sends_the_file_as_it_is_and_caches_the_certificate(session: Session
     accept_manifest(honest, {"RecoverySecrets": {}})
     result = session.run("manifest", "set", "m.json", honest.endpoint, *ERA)
     assert (result.exit_code, result.stdout) == (0, f"Manifest signature: {FINGERPRINT}\n{{}}\n".replace("{}\n", ""))
-    assert base64.b64decode(str(honest.calls[-1].json()["manifest"])) == MANIFEST
+    assert base64.b64decode(str(posted(honest)["manifest"])) == MANIFEST
     assert session.cached == chain(honest)
     assert "SIMULATED" in result.stderr
+    assert "does not say where its CA comes from" in result.stderr
 
 
 def test_set_converts_yaml(session: Session, honest: FakeCoordinator) -> None:
     accept_manifest(honest, {"RecoverySecrets": {}})
     (session.folder / "m.yaml").write_text("Packages:\n  b: {Debug: no}\n  a: {}\n")
     assert session.run("manifest", "set", "m.yaml", honest.endpoint, *ERA).exit_code == 0
-    sent = base64.b64decode(str(honest.calls[-1].json()["manifest"]))
+    sent = base64.b64decode(str(posted(honest)["manifest"]))
     assert sent == b'{"Packages":{"a":{},"b":{"Debug":false}}}'
 
 
@@ -148,6 +156,43 @@ def test_verify_by_file_and_by_signature(session: Session, honest: FakeCoordinat
         result = session.run("manifest", "verify", expected, honest.endpoint, *ERA)
         assert (result.exit_code, result.stdout) == (0, "OK\n")
     assert session.cached == chain(honest)
+
+
+def test_verify_warns_of_a_coordinator_that_does_not_say_where_its_ca_comes_from_unless_its_root_is_known(
+    session: Session, honest: FakeCoordinator
+) -> None:
+    honest.routes |= manifest_routes(MANIFEST)
+    verify = ("manifest", "verify", "m.json", honest.endpoint, *ERA)
+    result = session.run(*verify, "--require-provenance")
+    assert (result.exit_code, session.cached) == (3, None)
+    assert "does not say where its CA comes from" in session.run(*verify).stderr
+    result = session.run(*verify, "--require-provenance")  # the root is in the cache now
+    assert (result.exit_code, "where its CA" in result.stderr) == (0, False)
+
+
+def test_verify_refuses_a_recovered_state_unless_it_is_allowed(
+    session: Session, honest: FakeCoordinator, platform: SimulatedPlatform
+) -> None:
+    honest.routes |= manifest_routes(MANIFEST)
+
+    def statement(call: Call) -> tuple[int, bytes]:
+        group = {"recoveryKeys": ["ab" * 32], "needed": 1, "times": 1, "first": "2026", "last": "2026"}
+        fields = {
+            "statement": 1,
+            "rootCertificate": honest.root.pem.decode(),
+            "manifestFingerprint": FINGERPRINT,
+            "provenance": {"complete": True, "firstManifest": "", "recoveries": 1, "recoveredBy": [group]},
+            "nonce": base64.b64encode(base64.urlsafe_b64decode(dict(call.query)["nonce"])).decode(),
+        }
+        text = json.dumps(fields)
+        quote = platform.quote(sha256(text.encode()).digest(), product_id=PRODUCT)
+        return success({"statement": text, "quote": base64.b64encode(quote).decode()})
+
+    honest.routes["GET /api/v2/statement"] = statement
+    result = session.run("manifest", "verify", "m.json", honest.endpoint, *ERA)
+    assert (result.exit_code, session.cached) == (3, None)
+    assert "recovered 1 times" in result.stderr
+    assert session.run("manifest", "verify", "m.json", honest.endpoint, *ERA, "--allow-recovered").stdout == "OK\n"
 
 
 @pytest.mark.parametrize(("expected", "code", "text"), [

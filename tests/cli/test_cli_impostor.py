@@ -50,6 +50,9 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "recover-with-signature send": ("recover-with-signature", "secret.bin", "@", "-s", "secret.bin"),
     "recover-with-signature public-key": ("recover-with-signature", "public-key", "@", "-o", "coordinator.pem"),
 }
+WITH_REHEARSALS = COMMANDS | {
+    f"{name}, rehearsed": (*COMMANDS[name], "--rehearse") for name in COMMANDS if name.startswith("recover")
+}
 
 
 def _endpoint_commands(command: click.Command, name: str = "") -> Iterator[str]:
@@ -157,6 +160,7 @@ def _greedy(fake: FakeCoordinator) -> None:
         fake.routes.setdefault(f"GET /api/v2/{path}", lambda _: success({}))
     public = {"algorithm": "RSA", "ephemeralPublicKey": b64encode(recovery_public_key()).decode()}
     fake.routes["GET /api/v2/recover/public-key"] = lambda _: success(public)
+    fake.routes["GET /api/v2/recover/rehearse/public-key"] = lambda _: success(public)
     text = json.dumps({"statement": 1, "sequence": 1, "rootCertificate": fake.root.pem.decode()})
     fake.routes["GET /api/v2/statement"] = lambda _: success({"statement": text})
     fake.routes["GET /api/v2/status"] = lambda _: success({"code": 1, "message": "fine"})
@@ -164,7 +168,7 @@ def _greedy(fake: FakeCoordinator) -> None:
 
 def _run(session: Session, fake: FakeCoordinator, name: str, *options: str) -> tuple[int, set[str]]:
     with serving(fake):
-        arguments = [fake.endpoint if text == "@" else text for text in COMMANDS[name]]
+        arguments = [fake.endpoint if text == "@" else text for text in WITH_REHEARSALS[name]]
         result = session.run(*arguments, *options)
     sent = everything_sent(fake)
     assert b"canary" not in sent
@@ -176,7 +180,7 @@ def _run(session: Session, fake: FakeCoordinator, name: str, *options: str) -> t
 # Every command against those who differ in what gives them away; the other lies, against one command of each kind.
 MATRIX = [
     (name, who)
-    for name in COMMANDS
+    for name in WITH_REHEARSALS
     for who in IMPOSTORS
     if who in ("stranger", "relay", "man in the middle", "marble", "other enclave")
     or name in ("manifest set", "certificate chain", "secret set")
@@ -234,7 +238,7 @@ def test_insecure_goes_through_with_a_warning(session: Session, platform: Simula
     fake = _stranger(platform)
     _greedy(fake)
     with serving(fake):
-        arguments = [fake.endpoint if text == "@" else text for text in COMMANDS[name]]
+        arguments = [fake.endpoint if text == "@" else text for text in WITH_REHEARSALS[name]]
         result = session.run("--insecure", *arguments)
     assert "Warning: --insecure" in result.stderr
     assert result.exit_code == 0, result.output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -215,3 +216,124 @@ def test_the_signature_is_over_the_plain_secret(session: Session) -> None:
     verify(SECRETS[32], signature)
     with pytest.raises(InvalidSignature):
         verify(SECRETS[33], signature)
+
+
+# -- rehearsing --------------------------------------------------------------------------------------------------
+
+
+def rehearsing(fake: FakeCoordinator, recoverable: bool | None, given: int = 1) -> None:
+    """The Coordinator is running and takes any secret."""
+    fake.routes |= manifest_routes(MANIFEST)
+    fake.routes["GET /api/v2/status"] = lambda _: success({"code": 3, "message": "running"})
+    answer = {"holder": "alice", "given": given, "needed": 3, "recoverable": recoverable, "message": "text"}
+    fake.routes["POST /api/v2/recover/rehearse"] = lambda _: success(answer)
+
+
+REHEARSE = "POST /api/v2/recover/rehearse"
+
+
+def test_a_rehearsal_shows_who_is_meant_sends_to_the_running_coordinator_and_tells_how_far_it_is(
+    session: Session, honest: FakeCoordinator
+) -> None:
+    rehearsing(honest, None, given=2)
+    session.cache(honest.root)
+    run = ("recover", "secret.bin", honest.endpoint, "-k", "recovery.pem", *ERA, "--rehearse", "--manifest", "m.json")
+    result = session.run(*run)
+    assert (result.exit_code, result.stdout) == (0, "The secret of alice is a right one: 2 of 3\n")
+    before = result.stderr.index("Root certificate: SHA-256 " + sha256(honest.root.der).hexdigest())
+    assert before < result.stderr.index("Manifest in force: SHA-256 " + sha256(MANIFEST).hexdigest())
+    assert "1 more is needed" in result.stderr
+    assert honest.sent_requests.count(REHEARSE) == 1
+    assert "POST /api/v2/recover" not in honest.sent_requests
+    rehearsing(honest, True, given=3)
+    result = session.run(*run, "--json")
+    assert json.loads(result.stdout) == {
+        "holder": "alice",
+        "given": 3,
+        "needed": 3,
+        "recoverable": True,
+        "message": "text",
+    }
+    assert "would recover the Coordinator; nothing was changed" in session.run(*run).stdout
+
+
+def test_a_rehearsal_that_fails_is_an_error(session: Session, honest: FakeCoordinator) -> None:
+    rehearsing(honest, False, given=3)
+    run = ("recover", "secret.bin", honest.endpoint, "-k", "recovery.pem", *ERA, "--rehearse")
+    result = session.run(*run)
+    assert (result.exit_code, "would NOT recover" in result.stderr) == (4, True)
+    honest.routes[REHEARSE] = lambda _: failure(403, "the secret of alice is none of this deployment")
+    result = session.run(*run)
+    assert (result.exit_code, "the secret of alice is none" in result.stderr) == (4, True)
+    honest.routes[REHEARSE] = lambda _: success({"holder": "a", "given": 1, "needed": 1, "recoverable": "yes"})
+    assert session.run(*run).exit_code == 7
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [("recovery mode", 5), ("another manifest", 4), ("another root", 3), ("no such endpoint", 1)],
+)
+def test_a_rehearsal_sends_nothing_to_a_coordinator_that_is_not_the_expected_one(
+    session: Session, honest: FakeCoordinator, change: str, code: int
+) -> None:
+    rehearsing(honest, True)
+    if change == "recovery mode":
+        recovering(honest)
+    session.cache(mint("MarbleRun Coordinator") if change == "another root" else honest.root)
+    manifest = "new.json" if change == "another manifest" else "m.json"
+    if change == "no such endpoint":
+        del honest.routes[REHEARSE]
+    run = ("recover", "secret.bin", honest.endpoint, "-k", "recovery.pem", *ERA, "--rehearse", "--manifest", manifest)
+    result = session.run(*run)
+    assert result.exit_code == code, result.stderr
+    assert (REHEARSE in honest.sent_requests) is (change == "no such endpoint")
+
+
+def test_a_rehearsal_with_the_key_offline_uses_the_key_for_rehearsals(
+    session: Session, honest: FakeCoordinator
+) -> None:
+    rehearsing(honest, None)
+    ephemeral = rsa.generate_private_key(65537, 2048)
+    der = ephemeral.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    public = {"algorithm": "RSA", "ephemeralPublicKey": base64.b64encode(der).decode()}
+    honest.routes["GET /api/v2/recover/rehearse/public-key"] = lambda _: success(public)
+    command = "recover-with-signature"
+    for step in (
+        (command, "public-key", honest.endpoint, "-o", "c.pub", "--rehearse", *ERA),
+        (
+            command,
+            "encrypt-secret",
+            "secret.bin",
+            "-k",
+            "recovery.pem",
+            "--coordinator-pub-key",
+            "c.pub",
+            "-o",
+            "s.enc",
+        ),
+        (command, "sign-secret", "secret.bin", "-k", "recovery.pem", "-o", "s.sig"),
+        (command, "s.enc", honest.endpoint, "-s", "s.sig", "--rehearse", *ERA),
+    ):
+        result = session.run(*step)
+        assert result.exit_code == 0, result.stderr
+    (call,) = [call for call in honest.calls if call.path == "/api/v2/recover/rehearse"]
+    secret, signature = (base64.b64decode(str(value)) for value in call.json().values())
+    assert ephemeral.decrypt(secret, OAEP) == (session.folder / "secret.bin").read_bytes()
+    verify((session.folder / "secret.bin").read_bytes(), signature)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("--pkcs11-config", "p.json"),
+        ("--pkcs11-key-id", "x"),
+        ("-k", "recovery.pem", "--pkcs11-key-label", "x"),
+        ("-k", "recovery.pem", "--pkcs11-config", "p.json", "--pkcs11-key-id", "x"),
+    ],
+)
+def test_exactly_one_recovery_key_has_to_be_named(
+    session: Session, honest: FakeCoordinator, options: tuple[str, ...]
+) -> None:
+    result = session.run("recover", "secret.bin", honest.endpoint, *ERA, *options)
+    assert (result.exit_code, honest.certificates_seen) == (2, [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator
 from hashlib import sha256
@@ -20,9 +21,14 @@ from tests.client.coordinators import (
     success,
 )
 from tests.client.fixtures import PRODUCT, SIGNER_ID
+from tests.coordinator.people import ask, person
+from tests.coordinator.running import World, running
+from tests.coordinator.test_provenance import crafted, recover, victims_manifest
 
-from marblerun.attestation.simulated import SimulatedPlatform
+from marblerun.attestation.simulated import EnclaveIdentity, SimulatedPlatform
 from marblerun.cli.run_pin import ClientApiPin, pin_from_environment
+from marblerun.coordinator.store import Sealed
+from marblerun.coordinator.store.memory import MemoryStore
 from marblerun.errors import Denied, Malformed, MarbleRunError, Misconfigured, Unavailable, Untrusted, WrongPhase
 
 MANIFEST = b'{"Packages": {}}'
@@ -197,3 +203,27 @@ def test_a_root_file_that_is_not_there_is_misconfigured(tmp_path: Path) -> None:
 def test_a_pin_that_checks_nothing_cannot_be_made() -> None:
     with pytest.raises(ValueError, match="checks nothing"):
         ClientApiPin("localhost:4433")
+
+
+def test_evidence_and_fingerprint_are_not_enough_where_somebody_brought_the_ca_along(
+    platform: SimulatedPlatform, tmp_path: Path
+) -> None:
+    """The Marble would get its identity and secrets from whoever has the keys (docs/adr/0007-provenance.md)."""
+    document = json.loads(victims_manifest())
+    data, share = crafted(document)
+    identity = EnclaveIdentity(product_id=PRODUCT)
+    with running(World(platform=platform, identity=identity, store=MemoryStore(Sealed(data, ())))) as up:
+        recover(up, share)
+        authority, in_force = up.coordinator.state.authority, up.coordinator.signed_manifest().manifest
+        fake = coordinator(platform, product_id=PRODUCT)
+        fake.endpoint = "{}:{}".format(*up.client)
+        settings = Settings(fake, tmp_path).policy(platform).fingerprint(in_force)
+        settings.check(authority.intermediate_der)  # its own manifest names the keys that recovered it
+        body = {"manifest": base64.b64encode(victims_manifest()).decode()}
+        assert ask(up.client, "POST", "/api/v2/update", body, by=person("u")).status == 200
+        intermediate = up.coordinator.state.authority.intermediate_der
+        settings.fingerprint(victims_manifest())
+        with pytest.raises(Untrusted) as refused:
+            settings.check(intermediate)
+        assert (refused.value.step, refused.value.reason) == ("provenance", "recovered")
+        settings.root(authority.root_pem).check(intermediate)

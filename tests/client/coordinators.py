@@ -129,7 +129,7 @@ class FakeCoordinator:
     """The client certificate of each completed handshake."""
     endpoint: str = ""
     ignores_nonce: bool = False
-    raw_answer: bytes | None = None
+    raw_answer: bytes | Callable[[], bytes] | None = None
 
     @property
     def chain(self) -> bytes:
@@ -219,7 +219,7 @@ def _serve(fake: FakeCoordinator, raw: socket.socket) -> None:
         while (call := _read_call(tls, received, der)) is not None:
             fake.calls.append(call)
             if fake.raw_answer is not None:
-                tls.sendall(fake.raw_answer)
+                tls.sendall(fake.raw_answer() if callable(fake.raw_answer) else fake.raw_answer)
                 break
             status, body = fake.answer(call)
             head = f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"

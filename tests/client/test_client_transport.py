@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import pytest
 from tests.client.coordinators import FakeCoordinator, Identity, mint, serving
 
 from marblerun.client import PinnedRoot, TimeOuts
-from marblerun.client.rest import Request
-from marblerun.client.transport import Endpoint, Transport
+from marblerun.client.rest import Reply, Request
+from marblerun.client.transport import AsyncTransport, Endpoint, Transport
 from marblerun.errors import Malformed, MarbleRunError, Unavailable
 
 
@@ -59,6 +60,72 @@ def test_a_server_that_says_nothing_is_given_up(root: Identity) -> None:
         with transport, pytest.raises(Unavailable):
             transport.exchange(Request("GET", "/x"))
     assert time.monotonic() - start < 3
+
+
+BUSY = b"HTTP/1.1 503 X\r\nRetry-After: %s\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+FINE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
+
+
+class Moody:
+    """A server whose answers come from a list; the last one stays."""
+
+    def __init__(self, root: Identity, *answers: bytes) -> None:
+        self.answers = list(answers)
+        self.asked: list[float] = []
+        self.fake = FakeCoordinator(root, root, lambda _: b"", root, raw_answer=self.next)
+
+    def next(self) -> bytes:
+        self.asked.append(time.monotonic())
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+
+def _ask_moody(moody: Moody, root: Identity, request: Request, times: TimeOuts | None = None) -> Reply:
+    with serving(moody.fake), Transport(Endpoint.parse(moody.fake.endpoint), PinnedRoot(root.der), None, times) as one:
+        return one.exchange(request)
+
+
+def test_a_question_to_a_busy_coordinator_is_repeated_when_it_says(root: Identity) -> None:
+    moody = Moody(root, BUSY % b"1", BUSY % b"0", FINE)
+    reply = _ask_moody(moody, root, Request("GET", "/x"))
+    assert (reply.status, reply.body, len(moody.asked)) == (200, b"ok", 3)
+    assert moody.asked[1] - moody.asked[0] >= 1
+
+
+def test_the_asynchronous_client_repeats_questions_too(root: Identity) -> None:
+    moody = Moody(root, BUSY % b"0", FINE)
+
+    async def ask() -> Reply:
+        async with AsyncTransport(Endpoint.parse(moody.fake.endpoint), PinnedRoot(root.der)) as one:
+            return await one.exchange(Request("GET", "/x"))
+
+    with serving(moody.fake):
+        assert asyncio.run(ask()).status == 200
+    assert len(moody.asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("request_", "answer"),
+    [
+        (Request("POST", "/x", body=b"{}"), BUSY % b"0"),
+        (Request("GET", "/x"), BUSY % b"60"),
+        (Request("GET", "/x"), BUSY % b"soon"),
+        (Request("GET", "/x"), BUSY.replace(b"Retry-After", b"X-Other") % b"0"),
+        (Request("GET", "/x"), BUSY.replace(b"503", b"500") % b"0"),
+    ],
+    ids=["a change", "beyond our patience", "unreadable", "no hint", "another status"],
+)
+def test_nothing_else_is_repeated(root: Identity, request_: Request, answer: bytes) -> None:
+    moody = Moody(root, answer)
+    reply = _ask_moody(moody, root, request_)
+    assert reply.status in (500, 503)
+    assert len(moody.asked) == 1
+
+
+def test_repeating_ends_with_the_last_answer(root: Identity) -> None:
+    moody = Moody(root, BUSY % b"0")
+    reply = _ask_moody(moody, root, Request("GET", "/x"), TimeOuts(busy=0.5))
+    assert (reply.status, reply.retry_after) == (503, 0.0)
+    assert 1 < len(moody.asked) < 100
 
 
 def test_a_proxy_in_the_environment_is_not_used(root: Identity, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ from marblerun.coordinator.server.exchange import Patience
 from marblerun.coordinator.server.main import Listeners, listen, metrics_from_settings
 from marblerun.coordinator.server.metrics import Metrics
 from marblerun.coordinator.server.settings import Settings
+from marblerun.coordinator.server.turns import Overload
 from marblerun.coordinator.service import Coordinator, Ports
 from marblerun.coordinator.store import Store
 from marblerun.coordinator.store.memory import MemoryStore
@@ -116,7 +117,11 @@ async def _ignore(coroutine: Coroutine[Any, Any, object]) -> None:
 
 @contextmanager
 def running(
-    world: World | None = None, *, manifest: bytes | None = None, patience: Patience | None = None
+    world: World | None = None,
+    *,
+    manifest: bytes | None = None,
+    patience: Patience | None = None,
+    overload: Overload | None = None,
 ) -> Iterator[Running]:
     """A started Coordinator on ``127.0.0.1``; gone at the end, its store stays with the world."""
     world = world or World()
@@ -133,7 +138,7 @@ def running(
         )
         metrics = metrics_from_settings(settings)
         coordinator = world.coordinator(metrics)
-        listeners = _on(loop, _start(coordinator, settings, patience, metrics))
+        listeners = _on(loop, _start(coordinator, settings, patience, metrics, overload))
         mesh, client = (_address(text) for text in listeners.addresses())
         ops = _address(listeners.ops_address) if listeners.ops is not None else None
         up = Running(world, coordinator, mesh, client, loop, ops, metrics)
@@ -152,10 +157,14 @@ def _on(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T]) -> T
 
 
 async def _start(
-    coordinator: Coordinator, settings: Settings, patience: Patience | None, metrics: Metrics | None
+    coordinator: Coordinator,
+    settings: Settings,
+    patience: Patience | None,
+    metrics: Metrics | None,
+    overload: Overload | None,
 ) -> Listeners:
     await coordinator.start()
-    return await listen(coordinator, settings, patience, metrics)
+    return await listen(coordinator, settings, patience, metrics, overload)
 
 
 async def _stop(coordinator: Coordinator, listeners: Listeners) -> None:

@@ -133,7 +133,11 @@ def activate(up: Running, marble: str, uuid: str = UUID_1) -> Activated:
 
 
 def entries(up: Running) -> dict[str, bytes]:
-    return encode_state(up.coordinator.state)
+    """The state without what a recovery adds to it."""
+    found = encode_state(up.coordinator.state)
+    del found["stateProvenance"]
+    log = found["updateLog"].splitlines(keepends=True)
+    return {**found, "updateLog": b"".join(line for line in log if b"state recovered" not in line)}
 
 
 # -- the way through ---------------------------------------------------------------------------------------------

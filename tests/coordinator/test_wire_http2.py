@@ -286,7 +286,7 @@ def test_pings_do_not_keep_an_idle_connection_open(either: Http2) -> None:
             either.pump(lambda: False, 0.1)
         except TimeoutError:
             continue
-    assert 0.8 < time.monotonic() - start < 3
+    assert 0.6 < time.monotonic() - start < 3  # nothing was asked: as long as a request may take
 
 
 def test_responses_that_nobody_takes_are_dropped(impatient: Running) -> None:

@@ -60,6 +60,8 @@ class Dcap:
     root_path_length: int = 1
     critical_extension: str = ""
     """The role that gets a critical extension nobody knows."""
+    critical_crl_extension: bool = False
+    """The root CRL says, critically, that it is about authorities only."""
     fmspc: str = "00606a000000"
     pce_id: str = "0000"
     pck_svns: tuple[int, ...] = (5,) * 16
@@ -281,6 +283,9 @@ class _Mint:
             entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(before).build()
             builder = builder.add_revoked_certificate(entry)
         builder = builder.add_extension(x509.CRLNumber(1), critical=False)
+        if self.dcap.critical_crl_extension and issuer == "root":
+            scope = x509.IssuingDistributionPoint(None, None, False, True, None, False, False)
+            builder = builder.add_extension(scope, critical=True)
         return builder.sign(self.keys[issuer], hashes.SHA256()).public_bytes(Encoding.DER)
 
     def _times(self, what: str) -> dict[str, str]:

@@ -13,7 +13,7 @@ from marblerun.attestation.model import Collateral
 
 def verify_with_dcap_qvl(quote: bytes, collateral: Collateral, root_der: bytes, at: datetime) -> str:
     """The merged status dcap-qvl gives a raw quote; ValueError with its reason if it refuses."""
-    fields = dcap_qvl.QuoteCollateralV3(*astuple(collateral))
+    fields = dcap_qvl.QuoteCollateralV3(*astuple(collateral)[:9])
     return str(dcap_qvl.verify_with_root_ca(quote, fields, root_der, int(at.timestamp())).status)
 
 

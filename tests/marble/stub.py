@@ -10,12 +10,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import h2.config
+import h2.connection
+import h2.events
 from cryptography.hazmat.primitives.serialization import Encoding
 from tests.forge.mesh import Mesh, key_pem
 
 from marblerun.coordinator.server.edge import EdgeConfig, ServerIdentity, TlsEdge, server_context
 from marblerun.coordinator.server.http2 import Http2Connection
 from marblerun.coordinator.server.mesh import Activate, mesh_service
+from marblerun.coordinator.server.turns import Overload
 from marblerun.marble.keyfile import load_key_pair
 from marblerun.marble.settings import Endpoint
 
@@ -24,14 +28,18 @@ MISBEHAVING = Mesh.mint()
 
 
 @contextmanager
-def mesh_listener(mesh: Mesh, activate: Activate, port: int = 0) -> Iterator[Endpoint]:
+def mesh_listener(
+    mesh: Mesh, activate: Activate, port: int = 0, overload: Overload | None = None, host: str = "127.0.0.1"
+) -> Iterator[Endpoint]:
     """Serve ``rpc.Marble/Activate`` as the Coordinator of ``mesh`` while the block runs."""
     identity = ServerIdentity(mesh.marble_root, mesh.key)
-    service = mesh_service(activate)
+    overload = overload or Overload()
+    service = mesh_service(activate, overload.activations)
     config = EdgeConfig(
         context=lambda: server_context(identity, (b"h2",), demand_certificate=True),
         inner=lambda peer, _alpn: Http2Connection(service, peer),
         on_handshake_error=lambda _address, _reason: None,
+        door=overload.mesh,
     )
     ready = threading.Event()
     bound: list[int] = []
@@ -39,7 +47,7 @@ def mesh_listener(mesh: Mesh, activate: Activate, port: int = 0) -> Iterator[End
     done = asyncio.Event()
 
     async def serve() -> None:
-        server = await loop.create_server(lambda: TlsEdge(config), "127.0.0.1", port)
+        server = await loop.create_server(lambda: TlsEdge(config), host, port)
         bound.append(server.sockets[0].getsockname()[1])
         ready.set()
         await done.wait()
@@ -53,6 +61,7 @@ def mesh_listener(mesh: Mesh, activate: Activate, port: int = 0) -> Iterator[End
     try:
         yield Endpoint("127.0.0.1", bound[0])
     finally:
+        overload.close()
         loop.call_soon_threadsafe(done.set)
         thread.join(10)
         loop.close()
@@ -99,3 +108,32 @@ def tcp_server(behave: Behaviour) -> Iterator[Endpoint]:
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
         thread.join(10)
+
+
+def http2_answer(
+    headers: list[tuple[str, str]],
+    data: bytes = b"",
+    trailers: list[tuple[str, str]] | None = None,
+    reset: bool = False,
+) -> Behaviour:
+    """Speak HTTP/2 well and gRPC as told."""
+
+    def behave(connection: Any) -> None:
+        protocol = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
+        protocol.initiate_connection()
+        connection.sendall(protocol.data_to_send())
+        while received := connection.recv(65536):
+            for event in protocol.receive_data(received):
+                if not isinstance(event, h2.events.StreamEnded):
+                    continue
+                if reset:
+                    protocol.reset_stream(1, 7)
+                else:
+                    protocol.send_headers(1, headers, end_stream=not data and trailers is None)
+                    if data:
+                        protocol.send_data(1, data, end_stream=trailers is None)
+                    if trailers is not None:
+                        protocol.send_headers(1, trailers, end_stream=True)
+            connection.sendall(protocol.data_to_send())
+
+    return behave

@@ -9,18 +9,19 @@ import time
 from hashlib import sha256
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from tests.forge.mesh import Mesh
-from tests.marble.stub import mesh_listener, tls_server
+from tests.marble.stub import http2_answer, mesh_listener, tls_server
 
 from marblerun.attestation.issue import GramineIssuer, NoEvidenceIssuer
 from marblerun.attestation.model import Origin
 from marblerun.coordinator.commands.activate import Activated, ActivationRefused, ActivationRequest, Stage
-from marblerun.errors import Denied, Malformed, Misconfigured, Unavailable, Untrusted, WrongPhase
+from marblerun.errors import Busy, Denied, Malformed, MarbleRunError, Misconfigured, Unavailable, Untrusted, WrongPhase
 from marblerun.marble.activation import Activation, Backoff, activate, prepare_request, refusal_of, send_request
 from marblerun.marble.credentials import make_credentials
 from marblerun.marble.pins import AnyCoordinator, PinnedKey
@@ -138,6 +139,53 @@ def test_a_coordinator_that_is_not_up_yet_is_waited_for(tmp_path: Path) -> None:
     with mesh_listener(MESH, Coordinator(GIVEN), port):
         waiting.join(10)
     assert [given.argv for given in result] == [GIVEN.argv]
+
+
+def test_a_coordinator_with_too_much_to_do_is_not_asked_again_before_it_says(tmp_path: Path) -> None:
+    coordinator = Coordinator(Busy("come later", retry_after=0.4), GIVEN)
+    lines: list[str] = []
+    started = time.monotonic()
+    with mesh_listener(MESH, coordinator) as endpoint:
+        given = activate(settings_for(endpoint, tmp_path), EchoIssuer(), backoff=QUICK, narrate=lines.append)
+    assert given.argv == GIVEN.argv
+    assert time.monotonic() - started >= 0.4
+    assert len([line for line in lines if "RESOURCE_EXHAUSTED" in line and "trying again" in line]) == 1
+
+
+def test_a_hint_beyond_the_time_limit_ends_it_at_once_and_says_so(tmp_path: Path) -> None:
+    coordinator = Coordinator(Busy("come later", retry_after=100.0))
+    started = time.monotonic()
+    with mesh_listener(MESH, coordinator) as endpoint, pytest.raises(Unavailable) as refusal:
+        activate(settings_for(endpoint, tmp_path, timeout=30), EchoIssuer(), backoff=QUICK)
+    assert time.monotonic() - started < 10
+    assert len(coordinator.seen) == 1
+    assert "gave up after 1 attempts in 30 s" in str(refusal.value)
+    assert "left alone for 100 s more (EDG_MARBLE_ACTIVATION_TIMEOUT)" in str(refusal.value)
+
+
+def test_hints_are_waited_for_in_full_and_not_in_step() -> None:
+    backoff = Backoff(first=1.0, ceiling=8.0)
+    delays = {backoff.delay_after(0, 3.0) for _ in range(50)}
+    assert 3.0 <= min(delays) <= max(delays) <= 3.75
+    assert len(delays) > 1
+    assert max(backoff.delay_after(0, 0.0) for _ in range(50)) <= 1.0
+    assert min(backoff.delay_after(5, 0.1) for _ in range(50)) >= 4.0
+    assert backoff.delay_after(3, float("inf")) == float("inf")
+
+
+@pytest.mark.parametrize("status", [one for one in GrpcStatus if one is not GrpcStatus.OK])
+def test_only_what_says_come_again_is_asked_again(status: GrpcStatus, tmp_path: Path) -> None:
+    again = {"FAILED_PRECONDITION", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"}
+    calls: list[int] = []
+    refuse = http2_answer([(":status", "200"), ("grpc-status", str(int(status))), ("grpc-message", "x")])
+
+    def answer(connection: Any) -> None:
+        calls.append(1)
+        refuse(connection)
+
+    with tls_server(answer) as endpoint, pytest.raises(MarbleRunError):
+        activate(settings_for(endpoint, tmp_path, timeout=0.3), EchoIssuer(), backoff=QUICK)
+    assert (len(calls) > 1) == (status.name in again)
 
 
 def test_waiting_ends_with_the_last_reason(tmp_path: Path) -> None:

@@ -10,15 +10,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import grpc
-import h2.config
-import h2.connection
-import h2.events
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.forge.mesh import Mesh, key_pem
-from tests.marble.stub import Behaviour, tcp_server, tls_server
+from tests.marble.stub import Behaviour, http2_answer, tcp_server, tls_server
 
 from marblerun.errors import Malformed, MarbleRunError, Misconfigured, Unavailable, Untrusted
 from marblerun.marble.credentials import make_credentials
@@ -67,35 +64,6 @@ def saying(data: bytes) -> Behaviour:
         connection.sendall(data)
         while connection.recv(65536):
             pass
-
-    return behave
-
-
-def http2_answer(
-    headers: list[tuple[str, str]],
-    data: bytes = b"",
-    trailers: list[tuple[str, str]] | None = None,
-    reset: bool = False,
-) -> Behaviour:
-    """Speak HTTP/2 well and gRPC as told."""
-
-    def behave(connection: Any) -> None:
-        protocol = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
-        protocol.initiate_connection()
-        connection.sendall(protocol.data_to_send())
-        while received := connection.recv(65536):
-            for event in protocol.receive_data(received):
-                if not isinstance(event, h2.events.StreamEnded):
-                    continue
-                if reset:
-                    protocol.reset_stream(1, 7)
-                else:
-                    protocol.send_headers(1, headers, end_stream=not data and trailers is None)
-                    if data:
-                        protocol.send_data(1, data, end_stream=trailers is None)
-                    if trailers is not None:
-                        protocol.send_headers(1, trailers, end_stream=True)
-            connection.sendall(protocol.data_to_send())
 
     return behave
 
@@ -279,3 +247,14 @@ def test_any_frames_give_an_answer_or_one_of_our_errors(frames: list[tuple[int, 
         except MarbleRunError:
             return
         assert answer.status is not GrpcStatus.OK
+
+
+@pytest.mark.parametrize(
+    ("hint", "seconds"),
+    [("0", 0.0), ("1500", 1.5), ("-1", float("inf")), ("soon", float("inf")), ("9" * 400, float("inf")), (None, None)],
+)
+def test_a_refusal_brings_the_servers_hint_when_to_come_again(hint: str | None, seconds: float | None) -> None:
+    headers = [*OK, ("grpc-status", "8"), *([("grpc-retry-pushback-ms", hint)] if hint is not None else [])]
+    with tls_server(http2_answer(headers)) as endpoint:
+        answer = call(endpoint)
+    assert (answer.status, answer.retry_after) == (GrpcStatus.RESOURCE_EXHAUSTED, seconds)

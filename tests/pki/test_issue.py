@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from hypothesis import given
@@ -31,7 +31,16 @@ from marblerun.errors import Malformed
 from marblerun.pki import issue
 from marblerun.pki.chains import verify_chain, verify_host
 from marblerun.pki.csr import ParsedCsr, build_csr, parse_csr
-from marblerun.pki.encodings import certificate_pem, load_sec1, pkcs8, private_key_pem, public_key_info, sec1
+from marblerun.pki.encodings import (
+    PrivateKey,
+    certificate_pem,
+    encoded_pair,
+    load_sec1,
+    pkcs8,
+    private_key_pem,
+    public_key_info,
+    sec1,
+)
 from marblerun.pki.extensions import MARBLE_TYPE
 from marblerun.pki.parsed import parse_certificate
 from marblerun.pki.profiles import CertificateTemplate, Name, SubjectNames
@@ -251,7 +260,20 @@ def test_pem_has_lines_of_64_characters_and_ends_with_a_line_feed() -> None:
     data = der(root())
     assert certificate_pem(data).encode() == root().public_bytes(Encoding.PEM)
     assert certificate_pem(b"") == "-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n"
-    assert private_key_pem(key("root")).startswith("-----BEGIN PRIVATE KEY-----\n")
+    assert private_key_pem(pkcs8(key("root"))).startswith("-----BEGIN PRIVATE KEY-----\n")
+
+
+@pytest.mark.parametrize("curve", [ec.SECP224R1, ec.SECP256R1, ec.SECP384R1, ec.SECP521R1, ec.SECP256K1])
+def test_both_forms_of_a_key_made_at_once_are_those_made_one_by_one(curve: type[ec.EllipticCurve]) -> None:
+    for _ in range(20):
+        made = ec.generate_private_key(curve())
+        assert encoded_pair(made) == (pkcs8(made), public_key_info(made.public_key()))
+
+
+def test_both_forms_of_other_keys_too() -> None:
+    others: list[PrivateKey] = [ed25519.Ed25519PrivateKey.generate(), rsa.generate_private_key(65537, 2048)]
+    for made in others:
+        assert encoded_pair(made) == (pkcs8(made), public_key_info(made.public_key()))
 
 
 def test_keys_are_encoded_as_the_reference_encodes_them() -> None:

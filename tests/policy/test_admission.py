@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.forge.dcap import NOW, Dcap
 
 from marblerun.attestation.dcap.verify import Verifier
-from marblerun.attestation.model import Claims, Origin, SgxReport, TcbStatus, TdReport, Unattested
+from marblerun.attestation.model import Claims, Origin, SgxReport, TcbStatus, TdExtension, TdReport, Unattested
 from marblerun.errors import Denied
 from marblerun.manifest.model import Infrastructure, Package, TdxIdentity
 from marblerun.policy.admission import Admission, Mismatch, NotAdmitted, judge, require_admitted
@@ -153,6 +153,56 @@ def test_a_td_is_admitted_exactly_if_all_that_the_package_states_holds(
     assert expected == codes(tdx(**report), package)
 
 
+def attributes(*bits: int) -> bytes:
+    return sum(1 << bit for bit in set(bits)).to_bytes(8, "little")
+
+
+NAMED_BITS = (16, 17, 29, 62, 63)
+
+
+@pytest.mark.parametrize("bit", [bit for bit in range(64) if bit not in (0, 4, 5, 6)])
+def test_attributes_that_open_a_td_are_refused_unless_the_package_names_them(bit: int) -> None:
+    """A mask that leaves the bit out does not name it; one that has it, with the bit clear, refuses as ever."""
+    claims, opens = tdx(td_attributes=attributes(28, bit)), bit in NAMED_BITS
+    without = ["tdattributes-unnamed"] if opens else []
+    both, only_28 = attributes(28, bit).hex(), attributes(28).hex()
+    assert codes(claims, TD) == without
+    assert codes(claims, td(td_attributes=only_28, td_attributes_mask=only_28)) == without
+    assert codes(claims, td(td_attributes=both)) == []
+    assert codes(claims, td(td_attributes=both, td_attributes_mask=both)) == []
+    assert codes(claims, td(td_attributes=only_28)) == ([] if bit == 28 else ["tdattributes"])
+
+
+@pytest.mark.parametrize("mask", ["", "zz", "ff", "\N{FULLWIDTH DIGIT ONE}" * 16])
+def test_an_unreadable_mask_names_nothing(mask: str) -> None:
+    found = codes(tdx(td_attributes=attributes(28, 29)), td(td_attributes_mask=mask))
+    assert "tdattributes-unnamed" in found
+
+
+@pytest.mark.parametrize(
+    ("bits", "stated", "hashes", "expected"),
+    [
+        ((17, 28), "", (ZEROS, ZEROS), []),
+        ((17, 28), "", (ONES, ZEROS), ["mrservicetd"]),
+        ((17, 28), "", (ZEROS, ONES), ["mrservicetd"]),
+        ((17, 28), ONES, (ONES, ONES), []),
+        ((17, 28), ONES, (ZEROS, ONES), []),
+        ((17, 28), ONES, (ONES, "02" * 48), ["mrservicetd"]),
+        ((28,), "", (ONES, ONES), []),
+    ],
+)
+def test_service_tds_bound_in_the_extended_manner_must_be_the_stated_one(
+    bits: tuple[int, ...], stated: str, hashes: tuple[str, str], expected: list[str]
+) -> None:
+    """Without SERVTD_EXT the extended fields say nothing."""
+    first, now = (bytes.fromhex(text) for text in hashes)
+    extended = TdExtension(0, bytes(32), bytes(48), first, bytes(8), bytes(16), bytes(16), bytes(12), now, bytes(8))
+    bound = bytes.fromhex(stated) if stated else bytes(48)
+    claims = tdx(td_attributes=attributes(*bits), extended=extended, mrservicetd=bound)
+    package = td(td_attributes=attributes(*bits).hex(), mr_service_td=stated)
+    assert expected == codes(claims, package)
+
+
 # -- TCB (protocol, section 4.3) ---------------------------------------------------------------------------------
 
 ALL = tuple(status.value for status in TcbStatus)
@@ -164,6 +214,7 @@ ALL = tuple(status.value for status in TcbStatus)
 def test_a_tcb_status_is_admitted_exactly_if_it_is_up_to_date_or_accepted_and_never_if_revoked(
     make: Callable[[], tuple[Claims, Package]], status: TcbStatus, accepted: tuple[str, ...]
 ) -> None:
+    """B1, B2, B3: any other status is what the reference calls an invalid level; a failed verification gives none."""
     claims, package = make()
     names = accepted or ("SWHardeningNeeded",)
     admitted = status is TcbStatus.UP_TO_DATE or (status in names and status not in ("Revoked", "Unknown"))
@@ -186,6 +237,7 @@ def test_a_tcb_status_is_admitted_exactly_if_it_is_up_to_date_or_accepted_and_ne
 def test_every_advisory_must_be_listed_where_any_is(
     accepted: tuple[str, ...], advisories: tuple[str, ...], expected: list[str]
 ) -> None:
+    """B4: where none is listed all are accepted, and only SWHardeningNeeded looks at them."""
     package = replace(ENCLAVE, accepted_advisories=accepted)
     needed = replace(sgx(), tcb_status=TcbStatus.SW_HARDENING_NEEDED, advisories=advisories)
     assert expected == codes(needed, package)

@@ -52,6 +52,7 @@ def test_the_published_sealed_data_is_written_and_read() -> None:
 
 
 def test_the_published_sealed_key_is_written_and_read() -> None:
+    """K13: under a key encryption key that is given."""
     assert box.seal_key(KEK, DEK, ADDITIONAL, NONCE) == KEY
     assert box.open_key(KEK, KEY, ADDITIONAL) == DEK
 
@@ -164,6 +165,7 @@ def test_the_enclave_form_of_older_releases_has_one_key_information() -> None:
 
 
 def test_the_enclave_form_opens_only_on_its_platform_and_with_its_state() -> None:
+    """K13: under keys that are made for it; the additional data is bound."""
     sealed = box.seal_key_enclave(Platform(), DEK, ADDITIONAL, NONCE)
     for platform, additional in ((Platform(b"other"), ADDITIONAL), (Platform(), bytes(32))):
         with pytest.raises(Untrusted) as caught:
@@ -191,6 +193,56 @@ def test_hsm_sealing_is_a_prefix_around_any_form() -> None:
     with pytest.raises(Untrusted) as caught:
         box.unwrap_hsm(DEK, wrapped)
     assert caught.value.step == "hsm-seal"
+
+
+def test_what_no_hsm_has_sealed_is_not_taken_for_it() -> None:
+    """Not even if it would open without the prefix."""
+    wrapped = box.wrap_hsm(KEK, KEY, NONCE)
+    for sealed in (b"hsm_sealed" + wrapped[10:], b"HSM_SEALE_" + wrapped[10:], KEY):
+        with pytest.raises(Malformed, match="not sealed by an HSM"):
+            box.unwrap_hsm(KEK, sealed)
+
+
+def test_a_key_file_that_ends_within_or_right_behind_its_key_information_is_malformed() -> None:
+    """The platform is not even asked for keys then."""
+    sealed = box.seal_key_enclave(Platform(), DEK, ADDITIONAL, NONCE)
+    for size in (0, 3, 4, 516, 1027):
+        with pytest.raises(Malformed, match="key information is missing"):
+            box.open_key_enclave(Platform(), sealed[:size], ADDITIONAL)
+    for size in (1028, 1028 + 27):
+        with pytest.raises(Malformed, match="truncated"):
+            box.open_key_enclave(Platform(), sealed[:size], ADDITIONAL)
+
+
+def test_only_the_data_key_is_the_data_key() -> None:
+    """Also for a state without entries, whose plaintext does not begin as JSON does, and for old releases' keys."""
+    data = box.build_sealed_data(DEK, b"null", ENTRIES, NONCE)
+    empty = (4).to_bytes(4, "little") + b"null" + NONCE + AESGCM(DEK).encrypt(NONCE, b"", None)
+    for sealed in (data, empty):
+        assert box.is_data_key(DEK, sealed)
+        others = (KEK, bytes(32), DEK[:16], DEK[:31], DEK + b"\0", b"")
+        assert [key for key in others if box.is_data_key(key, sealed)] == []
+        damaged = sealed[:-1] + bytes([sealed[-1] ^ 1])
+        assert not box.is_data_key(DEK, damaged)
+    short = (0).to_bytes(4, "little")
+    assert [size for size in (1, 11, 12, 27, 28) if box.is_data_key(DEK, short + bytes(size))] == []
+
+
+class Strange(Platform):
+    """A platform whose key information has these sizes."""
+
+    def __init__(self, sizes: tuple[int, ...]) -> None:
+        super().__init__()
+        self._sizes = iter(sizes)
+
+    def new_key(self) -> tuple[bytes, bytes]:
+        return bytes(next(self._sizes)), bytes(16)
+
+
+def test_key_information_that_the_platform_makes_in_another_size_is_our_own_error() -> None:
+    for sizes in ((511, 512), (512, 513), (0, 0)):
+        with pytest.raises(ValueError, match="key information"):
+            box.seal_key_enclave(Strange(sizes), DEK, ADDITIONAL, NONCE)
 
 
 def test_a_nonce_of_another_size_is_our_own_error() -> None:

@@ -76,6 +76,26 @@ class Collateral:
     qe_identity_issuer_chain: str
     qe_identity: str
     qe_identity_signature: bytes
+    pck_certificate_chain: str = ""
+    """The PCK certificate chain of one machine, PEM text, for evidence that does not carry it; else empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class PckQuery:
+    """By what a machine's PCK certificate can be asked for, where a quote does not carry it.
+
+    Source: formats, sections 1.2, 1.4 and 4 (Intel PCS API v4, ``pckcert``).
+    """
+
+    qe_id: bytes
+    """16 bytes, from the quote's header."""
+    cpusvn: bytes
+    """16 bytes, raw."""
+    pce_svn: int
+    pce_id: bytes
+    """2 bytes."""
+    encrypted_ppid: bytes = b""
+    """384 bytes (RSA-3072) where the quote has it in the form that services take; else empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +104,11 @@ class CollateralKey:
 
     tee: Tee
     fmspc: bytes
-    """6 bytes."""
+    """6 bytes; empty where ``pck`` is given, since the PCK certificate says it."""
     ca: str
-    """``processor`` or ``platform``."""
+    """``processor`` or ``platform``; likewise."""
+    pck: PckQuery | None = None
+    """How to ask for the PCK certificate, where the evidence does not carry it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +137,27 @@ class SgxReport:
 
 
 @dataclass(frozen=True, slots=True)
+class TdExtension:
+    """What TD report 1.5 extended adds (237 bytes). Source: formats, section 2.3."""
+
+    vm_id: int
+    td_id: bytes
+    """32 bytes."""
+    device_info_hash: bytes
+    """48 bytes, as all hashes here."""
+    initial_service_td_hash: bytes
+    """Of the service TD that was bound when the TD was made; zeros if there was none."""
+    initial_service_td_attributes: bytes
+    initial_cpusvn: bytes
+    initial_tee_tcb_svn: bytes
+    initial_fmspc: bytes
+    """12 bytes."""
+    service_td_hash: bytes
+    """Of the service TD that is bound now; zeros if there is none."""
+    service_td_attributes: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class TdReport:
     """A TD report body, versions 1.0, 1.5 and 1.5 extended. Source: formats, section 2.3."""
 
@@ -133,6 +176,8 @@ class TdReport:
     """64 bytes."""
     tee_tcb_svn2: bytes | None = None
     mrservicetd: bytes | None = None
+    extended: TdExtension | None = None
+    """TD reports of version 1.5 extended only."""
 
     @property
     def debug(self) -> bool:

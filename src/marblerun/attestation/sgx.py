@@ -10,8 +10,12 @@ from marblerun.errors import Malformed
 
 SGX_REPORT_BYTES: Final = 384
 
-# Source: formats, section 1.3 (Intel SDM vol. 3D, REPORT structure).
-_BODY: Final = struct.Struct("<16s 4s 12s 16s 16s 32s 32s 32s 32s 64s H H H 42s 16s 64s")
+# Source: formats, section 1.3; Intel SDM vol. 3D, REPORT structure. Byte 20 of the reserved ones is CET_ATTRIBUTES
+# there, which processors fill for enclaves with control-flow enforcement and leave zero for all others.
+_BODY: Final = struct.Struct("<16s 4s B 11s 16s 16s 32s 32s 32s 32s 64s H H H 42s 16s 64s")
+
+_CET: Final = 0x40
+"""ATTRIBUTES flag of an enclave with control-flow enforcement. Source: formats, section 1.3."""
 
 
 def parse_sgx_report(body: bytes) -> SgxReport:
@@ -21,7 +25,8 @@ def parse_sgx_report(body: bytes) -> SgxReport:
     (
         cpusvn,
         miscselect,
-        reserved_20,
+        cet_attributes,
+        reserved_21,
         isv_ext_prod_id,
         attributes,
         mrenclave,
@@ -36,7 +41,7 @@ def parse_sgx_report(body: bytes) -> SgxReport:
         isv_family_id,
         report_data,
     ) = _BODY.unpack(body)
-    if any(reserved_20 + reserved_96 + reserved_160 + reserved_262):
+    if any(reserved_21 + reserved_96 + reserved_160 + reserved_262) or (cet_attributes and not attributes[0] & _CET):
         raise Malformed("reserved bytes must be zero", where="SGX report")
     return SgxReport(
         cpusvn=cpusvn,

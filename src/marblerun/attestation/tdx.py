@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import Final
 
-from marblerun.attestation.model import TdReport
+from marblerun.attestation.model import TdExtension, TdReport
 from marblerun.errors import Malformed, Untrusted
 
 TD_REPORT_10_BYTES: Final = 584
@@ -15,6 +15,7 @@ TD_REPORT_15_EXTENDED_BYTES: Final = 885
 # Source: formats, section 2.3 (Intel TDX DCAP Quoting Library API, TD Quote Body).
 _BODY_10: Final = struct.Struct("<16s 48s 48s 8s 8s 8s 48s 48s 48s 48s 48s 48s 48s 48s 64s")
 _ADDED_15: Final = struct.Struct("<16s 48s")
+_ADDED_EXTENDED: Final = struct.Struct("<B 32s 48s 48s 8s 16s 16s 12s 48s 8s")
 
 # DEBUG and the profiling bits, ICSSD, SERVTD_EXT, LASS, SEPT_VE_DISABLE, MIGRATABLE, PKS, KL, TPA, PERFMON.
 # Source: formats, section 2.3 (Intel TDX Module base specification, TDATTRIBUTES).
@@ -46,6 +47,7 @@ def parse_td_report(body: bytes) -> TdReport:
     mrservicetd: bytes | None = None
     if len(body) >= TD_REPORT_15_BYTES:
         tee_tcb_svn2, mrservicetd = _ADDED_15.unpack_from(body, TD_REPORT_10_BYTES)
+    extended = len(body) == TD_REPORT_15_EXTENDED_BYTES
     return TdReport(
         tee_tcb_svn=tee_tcb_svn,
         mrseam=mrseam,
@@ -61,6 +63,7 @@ def parse_td_report(body: bytes) -> TdReport:
         report_data=report_data,
         tee_tcb_svn2=tee_tcb_svn2,
         mrservicetd=mrservicetd,
+        extended=TdExtension(*_ADDED_EXTENDED.unpack_from(body, TD_REPORT_15_BYTES)) if extended else None,
     )
 
 

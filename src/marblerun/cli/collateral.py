@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -11,7 +12,7 @@ from typing import Any, Final
 import click
 
 from marblerun.attestation.collect.contents import read_details
-from marblerun.attestation.collect.directory import load_recording
+from marblerun.attestation.collect.directory import load_recording, pck_file
 from marblerun.attestation.collect.source import describe_key
 from marblerun.attestation.dcap.collateral import collateral_to_json, verify_collateral
 from marblerun.attestation.dcap.pck import CA_NAMES, collateral_key
@@ -73,14 +74,19 @@ def fetch(
     key = _wanted(quote, fmspc, ca, tee)
     found = asyncio.run(Service(pccs_url, pccs_ca).fetch(key, trusted_roots(root_ca)))
     text = collateral_to_json(found)
+    family = read_details(found).contents.key
     if directory is not None:
         _make(Path(directory))
-        out = str(Path(directory) / f"{key.tee.value}-{key.fmspc.hex()}-{key.ca}.json")
+        if key.pck is not None:
+            # The certificate is one machine's, the rest is for all of its family.
+            write_file(Path(directory) / pck_file(key.pck), found.pck_certificate_chain.encode(), mode=0o644)
+            text = collateral_to_json(replace(found, pck_certificate_chain=""))
+        out = str(Path(directory) / f"{family.tee.value}-{family.fmspc.hex()}-{family.ca}.json")
     if out is None or out == "-":
         emit(text)
         return
     write_file(Path(out), text.encode() + b"\n", mode=0o644)
-    note(f"{out}: collateral for {describe_key(key)}, good until {time_text(read_details(found).contents.expires)}")
+    note(f"{out}: collateral for {describe_key(family)}, good until {time_text(read_details(found).contents.expires)}")
 
 
 def _make(directory: Path) -> None:
@@ -96,7 +102,7 @@ def _wanted(quote: str | None, fmspc: str | None, ca: str | None, tee: str | Non
     if quote is not None:
         parsed, _ = parse_quote_prefix(read_input(quote, MAX_QUOTE_BYTES + OE_HEADER_BYTES, "QUOTE"))
         key = collateral_key(parsed)
-        return CollateralKey(Tee(tee) if tee else key.tee, key.fmspc, ca or key.ca)
+        return CollateralKey(Tee(tee) if tee else key.tee, key.fmspc, ca or key.ca, key.pck)
     if ca is None or tee is None:
         raise click.UsageError("--fmspc needs --ca and --tee beside it.")
     try:

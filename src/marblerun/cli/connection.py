@@ -16,7 +16,8 @@ from marblerun.cli.output import note, progress, warn, write_file
 from marblerun.errors import Malformed, Misconfigured, NotFound
 
 if TYPE_CHECKING:
-    from marblerun.client import AttestedCoordinator, CertificateCache, Client, CoordinatorPolicy, Credentials
+    from marblerun.client import AttestedCoordinator, CertificateCache, Client, CoordinatorPolicy, Credentials, Demands
+    from marblerun.client.deployment import Origin
 
 LOCAL_POLICY: Final = Path("era-config.json")
 _INSECURE: Final = "--insecure: nothing is verified; whoever answers is believed, secrets and manifest included"
@@ -79,10 +80,16 @@ def _read_policy(options: GlobalOptions) -> CoordinatorPolicy:
 
 def attested(options: GlobalOptions, endpoint: str) -> AttestedCoordinator:
     """The Coordinator after attestation; tells the user about it, and keeps the quote if that was asked for."""
-    from marblerun.client import attest, trust_from_environment
+    return attested_for(options, endpoint, None).coordinator
+
+
+def attested_for(options: GlobalOptions, endpoint: str, demands: Demands | None) -> Origin:
+    """The same, ready to be asked where its CA comes from."""
+    from marblerun.client import Demands, attest, trust_from_environment
+    from marblerun.client.deployment import Origin
     from marblerun.client.policy import SIMULATED_EVIDENCE
 
-    demands = policy(options)
+    judge = policy(options)
     nonce = options.nonce.encode() if options.nonce else None
     if options.insecure:
         warn(_INSECURE)
@@ -95,7 +102,7 @@ def attested(options: GlobalOptions, endpoint: str) -> AttestedCoordinator:
     # A failure to fetch is an error with the same words; without a handler logging would print it a second time.
     logging.getLogger("marblerun.collateral").addHandler(logging.NullHandler())
     with progress(f"Verifying the Coordinator at {endpoint}"):
-        coordinator = attest(endpoint, demands, nonce=nonce, trust=trust)
+        coordinator = attest(endpoint, judge, nonce=nonce, trust=trust)
     told = (*trust.warnings, SIMULATED_EVIDENCE) if trust and trust.warnings else ()
     for warning in coordinator.warnings:
         if warning not in told:
@@ -104,7 +111,23 @@ def attested(options: GlobalOptions, endpoint: str) -> AttestedCoordinator:
         note(f"Verified the Coordinator at {endpoint}")
     if options.save_sgx_quote:
         write_file(Path(options.save_sgx_quote), coordinator.quote)
-    return coordinator
+    return Origin(coordinator, judge, demands or Demands(), trust)
+
+
+def verify_origin(origin: Origin, client: Client, manifest: bytes) -> None:
+    """Ask the enclave where its CA comes from, and tell the user what it does not say."""
+    with progress("Verifying where the CA comes from"):
+        warnings = origin.verify(client, manifest)
+    for warning in warnings:
+        warn(warning)
+
+
+def known_root(options: GlobalOptions) -> bytes | None:
+    """The cached root certificate (DER), which was verified earlier."""
+    try:
+        return cache(options).load().root_der
+    except (NotFound, Malformed):
+        return None
 
 
 def pinned(options: GlobalOptions, endpoint: str, credentials: Credentials | None = None) -> Connection:

@@ -47,6 +47,7 @@ class Service:
             roots=roots,
             directory=path("EDG_COLLATERAL_DIR"),
             qcnl=path("EDG_QCNL_CONFIG"),
+            api_key_file=path("EDG_PCS_API_KEY_FILE"),
         )
         try:
             return await source.fetch(key)

@@ -11,7 +11,7 @@ from typing import Any, Final, NoReturn
 import click
 
 from marblerun.attestation.dcap.collateral import parse_collateral_json
-from marblerun.attestation.model import Claims, Collateral, Origin, SgxReport, TdReport, TrustRoot
+from marblerun.attestation.model import Claims, Collateral, Origin, SgxReport, TdExtension, TdReport, TrustRoot
 from marblerun.attestation.roots import INTEL, root_from_certificate
 from marblerun.errors import Malformed, MarbleRunError, Untrusted
 from marblerun.wire.pem import decode_pem
@@ -176,7 +176,23 @@ def _td_report(report: TdReport) -> dict[str, Any]:
         "mrowner": report.mrowner.hex(),
         "mrownerconfig": report.mrownerconfig.hex(),
         "mrservicetd": None if report.mrservicetd is None else report.mrservicetd.hex(),
+        **({} if report.extended is None else _td_extension(report.extended)),
         "report_data": report.report_data.hex(),
+    }
+
+
+def _td_extension(extended: TdExtension) -> dict[str, Any]:
+    return {
+        "vm_id": extended.vm_id,
+        "td_id": extended.td_id.hex(),
+        "device_info_hash": extended.device_info_hash.hex(),
+        "initial_service_td_hash": extended.initial_service_td_hash.hex(),
+        "initial_service_td_attributes": extended.initial_service_td_attributes.hex(),
+        "initial_cpusvn": extended.initial_cpusvn.hex(),
+        "initial_tee_tcb_svn": extended.initial_tee_tcb_svn.hex(),
+        "initial_fmspc": extended.initial_fmspc.hex(),
+        "service_td_hash": extended.service_td_hash.hex(),
+        "service_td_attributes": extended.service_td_attributes.hex(),
     }
 
 

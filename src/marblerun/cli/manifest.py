@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from marblerun.cli import recovery_file
-from marblerun.cli.connection import attested, cache, pinned, read_file
+from marblerun.cli.connection import attested, attested_for, cache, known_root, pinned, read_file, verify_origin
 from marblerun.cli.main import Noun, NounGroup
 from marblerun.cli.options import endpoint_argument, global_options, with_global_options
 from marblerun.cli.output import emit, emit_bytes, emit_json, for_terminal, format_option, note, progress, write_file
@@ -66,7 +66,8 @@ def set_(file: str, endpoint: str, recoverydata: str, force: bool, output_format
     options = global_options()
     source = load_manifest(file)
     with recovery_file.reserve(recoverydata, force=force) as place:
-        coordinator = attested(options, endpoint)
+        origin = attested_for(options, endpoint, None)
+        coordinator = origin.coordinator
         with coordinator.client() as client, progress("Setting the manifest"):
             secrets = client.manifest_set(source.json)
         # First of all what exists only once; then everything that may fail.
@@ -81,6 +82,9 @@ def set_(file: str, endpoint: str, recoverydata: str, force: bool, output_format
         note("Manifest successfully set")
         if saved:
             emit(f"Recovery data saved to: {saved}")
+    # Whoever knows the keys of a CA that was brought in can answer in the enclave's place, also to this command.
+    with coordinator.client() as client:
+        verify_origin(origin, client, source.json)
     cache(options).store(coordinator.chain)
 
 
@@ -122,25 +126,43 @@ def get(endpoint: str, output: str, signature: bool, display_update: bool, keep_
 @manifest.command("verify")
 @click.argument("expected", metavar="FILE|SIGNATURE", type=click.Path())
 @endpoint_argument
+@click.option(
+    "--allow-recovered",
+    is_flag=True,
+    help="Accept a state that was recovered with recovery keys that are not those of the manifest.",
+)
+@click.option(
+    "--require-provenance",
+    is_flag=True,
+    help="Refuse a Coordinator that does not say where its CA comes from. Default: a warning.",
+)
 @format_option(short=True)
 @with_global_options
-def verify(expected: str, endpoint: str, output_format: str) -> None:
+def verify(expected: str, endpoint: str, allow_recovered: bool, require_provenance: bool, output_format: str) -> None:
     """Verify that a deployment is genuine and runs the manifest that you know.
 
     FILE is the manifest; SIGNATURE is its SHA-256, 64 hex digits. On success the verified certificate goes into the
     certificate cache, which later commands pin.
 
+    Unless its root certificate is in the cache already, the Coordinator has to say where its CA comes from: made in
+    the enclave, or brought in by a recovery with the manifest's own recovery keys. Whoever recovered it with others may
+    know its keys; --allow-recovered accepts that, for example after the recovery keys were changed by an update.
+
     \b
     Example:
       marblerun manifest verify manifest.json shop.example.com:4433 --era-config era-config.json
     """
-    from marblerun.client.deployment import fingerprint_of, verify_manifest
+    from marblerun.client.deployment import Demands, fingerprint_of, verify_manifest
 
     options = global_options()
     fingerprint = load_manifest(expected).fingerprint if Path(expected).is_file() else fingerprint_of(expected)
-    coordinator = attested(options, endpoint)
-    with coordinator.client() as client, progress("Reading the manifest"):
-        verify_manifest(client.manifest_get(), fingerprint)
+    origin = attested_for(options, endpoint, Demands(allow_recovered, require_provenance, known_root(options)))
+    coordinator = origin.coordinator
+    with coordinator.client() as client:
+        with progress("Reading the manifest"):
+            view = client.manifest_get()
+        verify_manifest(view, fingerprint)
+        verify_origin(origin, client, view.manifest)
     cache(options).store(coordinator.chain)
     if output_format == "json":
         emit_json({"ok": True, "manifestSignature": fingerprint, "certificate": str(options.cache_path)})

@@ -186,7 +186,24 @@ def with_client_credentials(function: F) -> F:
         callback=_remember,
         help="The user's certificate, as in the manifest (PEM).",
     )
+    for name in _TOKEN_OPTIONS:
+        function = click.option(name, hidden=True, expose_value=False, callback=_refuse_token)(function)
     return cert(key(function))
+
+
+# The reference has these (cli-marble-k8s, section 1.7). Who comes from there is told why they are not here.
+_TOKEN_OPTIONS: Final = (
+    *("--pkcs11-config", "--pkcs11-key-id", "--pkcs11-key-label"),
+    *("--pkcs11-cert-id", "--pkcs11-cert-label"),
+)
+
+
+def _refuse_token(_ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        raise click.UsageError(
+            f"{param.opts[0]}: a user's key cannot stay in a PKCS#11 token, since Python's TLS takes keys only from "
+            "files; give -c/--cert and -k/--key"
+        )
 
 
 def endpoint_argument(function: F) -> F:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -14,12 +14,18 @@ from marblerun.cli.output import emit, emit_json, format_option
 from marblerun.cli.recover import (
     MAX_RECOVERY_FILE_BYTES,
     key_option,
-    load_key,
     manifest_option,
     name_option,
+    rehearse_option,
+    rehearse_with,
     send,
 )
 from marblerun.errors import Conflict, Unavailable
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from marblerun.client.recovery import RecoveryPrivateKey
 
 _SEND: Final = "send"
 _FILE: Final = click.Path(dir_okay=False)
@@ -60,9 +66,12 @@ def recover_with_signature() -> None:
 @endpoint_argument
 @click.option("-s", "--signature", metavar="FILE", type=_FILE, required=True, help="What 'sign-secret' wrote.")
 @manifest_option
+@rehearse_option
 @format_option()
 @with_global_options
-def send_(recovery_key_file: str, endpoint: str, signature: str, manifest: str, output_format: str) -> None:
+def send_(
+    recovery_key_file: str, endpoint: str, signature: str, manifest: str, rehearse: bool, output_format: str
+) -> None:
     """Send a secret, plain or encrypted for the Coordinator, with its signature; the word 'send' may be left out.
 
     \b
@@ -71,15 +80,17 @@ def send_(recovery_key_file: str, endpoint: str, signature: str, manifest: str, 
     """
     secret = read_file(Path(recovery_key_file), MAX_RECOVERY_FILE_BYTES)
     signed = read_file(Path(signature), MAX_RECOVERY_FILE_BYTES)
-    send(global_options(), endpoint, secret, signed, manifest, output_format)
+    hand_in = rehearse_with if rehearse else send
+    hand_in(global_options(), endpoint, secret, signed, manifest, output_format)
 
 
 @recover_with_signature.command("public-key")
 @endpoint_argument
 @click.option("-o", "--output", metavar="FILE", default="", help="File to write (PEM). Default: standard output.")
+@click.option("--rehearse", is_flag=True, help="The key for rehearsals, of a Coordinator that is running.")
 @format_option()
 @with_global_options
-def public_key(endpoint: str, output: str, output_format: str) -> None:
+def public_key(endpoint: str, output: str, rehearse: bool, output_format: str) -> None:
     """Get the ephemeral public key of a Coordinator in recovery mode, after verifying it.
 
     \b
@@ -91,7 +102,7 @@ def public_key(endpoint: str, output: str, output_format: str) -> None:
 
     _refuse_existing(output)
     with attested(global_options(), endpoint).client() as client:
-        key = client.recovery_public_key()
+        key = client.recovery_public_key(rehearse=rehearse)
     verify_public_key(key.public_key)
     pem = encode_pem(key.public_key, "PUBLIC KEY")
     if output:
@@ -110,7 +121,13 @@ def public_key(endpoint: str, output: str, output_format: str) -> None:
 @click.option("--coordinator-pub-key", metavar="FILE", required=True, type=_FILE, help="What 'public-key' wrote (PEM).")
 @key_option
 @name_option
-def encrypt_secret(recovery_key_file: str, output: str, coordinator_pub_key: str, private_key: str, name: str) -> None:
+def encrypt_secret(
+    recovery_key_file: str,
+    output: str,
+    coordinator_pub_key: str,
+    private_key: AbstractContextManager[RecoveryPrivateKey],
+    name: str,
+) -> None:
     """Encrypt a recovery secret for the eyes of one Coordinator; works without a network.
 
     \b
@@ -123,7 +140,9 @@ def encrypt_secret(recovery_key_file: str, output: str, coordinator_pub_key: str
     _refuse_existing(output)
     pem = read_file(Path(coordinator_pub_key), MAX_RECOVERY_FILE_BYTES)
     (public,) = decode_pem(pem, "PUBLIC KEY", max_blocks=1) or (b"",)
-    secret = recovery_secret(read_file(Path(recovery_key_file), MAX_RECOVERY_FILE_BYTES), load_key(private_key), name)
+    raw = read_file(Path(recovery_key_file), MAX_RECOVERY_FILE_BYTES)
+    with private_key as key:
+        secret = recovery_secret(raw, key, name)
     write_new(Path(output), encrypt_recovery_secret(public, secret))
     emit(f"The encrypted secret was written to {output}")
 
@@ -133,7 +152,9 @@ def encrypt_secret(recovery_key_file: str, output: str, coordinator_pub_key: str
 @click.option("-o", "--output", metavar="FILE", required=True, type=_FILE, help="File to write.")
 @key_option
 @name_option
-def sign_secret(recovery_key_file: str, output: str, private_key: str, name: str) -> None:
+def sign_secret(
+    recovery_key_file: str, output: str, private_key: AbstractContextManager[RecoveryPrivateKey], name: str
+) -> None:
     """Sign a recovery secret; works without a network.
 
     \b
@@ -143,9 +164,10 @@ def sign_secret(recovery_key_file: str, output: str, private_key: str, name: str
     from marblerun.client.recovery import recovery_secret, sign_recovery_secret
 
     _refuse_existing(output)
-    key = load_key(private_key)
-    secret = recovery_secret(read_file(Path(recovery_key_file), MAX_RECOVERY_FILE_BYTES), key, name)
-    write_new(Path(output), sign_recovery_secret(key, secret))
+    raw = read_file(Path(recovery_key_file), MAX_RECOVERY_FILE_BYTES)
+    with private_key as key:
+        signature = sign_recovery_secret(key, recovery_secret(raw, key, name))
+    write_new(Path(output), signature)
     emit(f"The signature was written to {output}")
 
 

@@ -36,7 +36,8 @@ Every command that talks to a Coordinator verifies it first. Nothing but the req
 
 The attestation policy (`--era-config`) is a JSON object: `UniqueID` (MRENCLAVE), or `SignerID` (MRSIGNER) with
 `ProductID` and `SecurityVersion` (the lowest accepted); optional are `Debug`, `AcceptedTCBStatuses` and
-`AcceptedAdvisories`. Without the option `./era-config.json` is used. Nothing is ever downloaded.
+`AcceptedAdvisories`, and `TDX`, an object with the keys that packages have in a manifest, for a Coordinator that runs
+in a TD. Without the option `./era-config.json` is used. Nothing is ever downloaded.
 
 Collateral comes from `--pccs-url` or `EDG_PCCS_URL`, else from Intel; `EDG_PCCS_CA_FILE`, `EDG_PCCS_TIMEOUT` and
 `EDG_COLLATERAL_CACHE_DIR` as for the Coordinator. `EDG_SIMULATED_PLATFORM=DIR` adds the root of a simulated platform,

@@ -7,6 +7,7 @@ listener proved possession of the intermediate's key, all before the Marble's re
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +16,25 @@ from typing import Final
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from marblerun.cli.output import for_terminal
-from marblerun.client import CoordinatorChain, CoordinatorPolicy, PinnedRoot, attest, calls, parse_chain, parse_policy
+from marblerun.client import (
+    AttestedCoordinator,
+    CoordinatorChain,
+    CoordinatorPolicy,
+    PinnedRoot,
+    attest,
+    calls,
+    parse_chain,
+    parse_policy,
+)
 from marblerun.client.api import Client, converse
-from marblerun.client.deployment import fingerprint_of, verify_manifest
+from marblerun.client.deployment import Demands, Origin, fingerprint_of, verify_manifest
 from marblerun.client.transport import Endpoint, Transport
 from marblerun.client.trust import Trust, trust_from_environment
 from marblerun.errors import Malformed, Misconfigured, Untrusted, WrongPhase
 from marblerun.marble.pins import CoordinatorPin, PinnedKey
 from marblerun.wire.pem import decode_pem
+
+_log = logging.getLogger(__name__)
 
 ROOT_CERT_VARIABLE: Final = "EDG_MARBLE_COORDINATOR_ROOT_CERT"
 POLICY_VARIABLE: Final = "EDG_MARBLE_COORDINATOR_POLICY"
@@ -58,18 +70,20 @@ class ClientApiPin:
         """Judge the certificate of the mesh listener.
 
         1. Root and intermediate are fetched, over TLS with the pinned root, or with evidence that the policy admits.
-        2. With both, they must be of the same root. 3. The manifest in force is the expected one. 4. The mesh
-        listener has the intermediate's key.
+        2. With both, they must be of the same root. 3. The manifest in force is the expected one; where evidence alone
+        says which root it is, the enclave itself has to say so, and that nobody can have brought that root's keys
+        along. 4. The mesh listener has the intermediate's key.
 
         Raises:
             Untrusted: 1, 2 or 4; Denied: the policy or the manifest (3) does not fit.
             Unavailable, WrongPhase: the client API cannot be asked yet, or there is no manifest yet.
         """
-        chain = self._chain_under_root() if self.root is not None else self._attested_chain()  # 1
-        if self.root is not None and self.policy is not None and self._attested_chain().root_der != self.root:  # 2
+        attested = self._attested() if self.policy is not None else None  # 1
+        chain = self._chain_under_root() if attested is None or self.root is not None else attested.chain
+        if attested is not None and attested.chain.root_der != chain.root_der:  # 2
             raise Untrusted("the attested Coordinator has another root", step="coordinator-pin", reason="mismatch")
         if self.fingerprint:  # 3
-            self._verify_manifest(chain)
+            self._verify_manifest(chain, attested)
         PinnedKey.of_certificate(chain.intermediate.public_bytes(Encoding.DER)).check(server_certificate)  # 4
 
     def _chain_under_root(self) -> CoordinatorChain:
@@ -82,17 +96,22 @@ class ClientApiPin:
         chain.verify_intermediate()
         return chain
 
-    def _verify_manifest(self, chain: CoordinatorChain) -> None:
+    def _verify_manifest(self, chain: CoordinatorChain, attested: AttestedCoordinator | None) -> None:
         with Client(self.endpoint, chain.pin) as client:
             status = client.status()
             if status.code != _ACCEPTING_MARBLES:
                 # Asked for its manifest now, a Coordinator answers with an error that says no more than "no".
                 raise WrongPhase(f"the Coordinator has no manifest in force yet: {for_terminal(status.message)}")
-            verify_manifest(client.manifest_get(), self.fingerprint)
+            view = client.manifest_get()
+            verify_manifest(view, self.fingerprint)
+            if attested is not None and self.policy is not None:
+                origin = Origin(attested, self.policy, Demands(known_root=self.root), self.trust)
+                for warning in origin.verify(client, view.manifest):
+                    _log.warning(warning)
 
-    def _attested_chain(self) -> CoordinatorChain:
+    def _attested(self) -> AttestedCoordinator:
         assert self.policy is not None
-        return attest(self.endpoint, self.policy, trust=self.trust).chain
+        return attest(self.endpoint, self.policy, trust=self.trust)
 
 
 def pin_from_environment(environment: Mapping[str, str], mesh_host: str) -> CoordinatorPin | None:

@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import click
 
 from marblerun.cli.connection import pinned
 from marblerun.cli.options import Command, endpoint_argument, global_options, with_global_options
 from marblerun.cli.output import emit, emit_json, format_option, note, warn
+from marblerun.cli.state_view import DATA, described, show, suffixes
+from marblerun.cli.takeover import takeover
 from marblerun.errors import Conflict, Malformed, MarbleRunError, Unavailable
-
-if TYPE_CHECKING:
-    from marblerun.coordinator.store import Sealed
 
 _DIRECTORY: Final = click.Path(file_okay=False)
 _FILE: Final = click.Path(dir_okay=False)
-_DATA: Final = "sealed_data"
 
 
 @click.group("state")
 def state() -> None:
-    """Inspect, back up and restore the sealed state of a Coordinator.
+    """Inspect, back up, restore and take over the sealed state of a Coordinator.
 
-    All but 'verify' work on files, need no Coordinator and no key, and never see what is inside.
+    All but 'verify' work on files and need no Coordinator; only 'takeover' looks inside, if it is given the key.
 
     \b
     Example:
@@ -46,20 +44,20 @@ def inspect(directory: str, output_format: str) -> None:
     from marblerun.coordinator.store.backup import read_generation
 
     folder = Path(directory)
-    present = _described(read_generation(folder))
+    present = described(read_generation(folder))
     older = {}
-    for suffix in _suffixes(folder):
+    for suffix in suffixes(folder):
         try:
-            older[suffix] = _described(read_generation(folder, suffix))
+            older[suffix] = described(read_generation(folder, suffix))
         except MarbleRunError as error:
             older[suffix] = {"problem": str(error)}
     if output_format == "json":
         emit_json({**present, "older": older})
         return
-    _show(present)
+    show(present)
     for suffix, found in older.items():
-        emit(f"\nolder state {_DATA}.{suffix}:")
-        _show(found)
+        emit(f"\nolder state {DATA}.{suffix}:")
+        show(found)
 
 
 @state.command("backup")
@@ -84,7 +82,7 @@ def backup(directory: str, file: str, generation: str, output_format: str) -> No
     if Path(file).exists():
         raise Conflict(f"{file} exists; choose another file")
     sealed = read_generation(Path(directory), generation)
-    found = _described(sealed)
+    found = described(sealed)
     write_new(Path(file), pack(sealed))
     _warn_about_key(found)
     if output_format == "json":
@@ -101,7 +99,7 @@ def restore(file: str, directory: str, output_format: str) -> None:
     """Put a backup into a state directory that no Coordinator is using; what is there is kept beside it.
 
     A backup is an older state: activation budgets, counters, secrets and users go back to what they were. Clients and
-    Coordinators that remember a later state (EDG_COORDINATOR_ANCHOR_FILE) will notice.
+    Coordinators that remember a later state (EDG_COORDINATOR_ANCHOR) will notice.
 
     \b
     Example:
@@ -111,7 +109,7 @@ def restore(file: str, directory: str, output_format: str) -> None:
     from marblerun.coordinator.store.file import FileStore
 
     sealed = unpack(_read_backup(Path(file)))
-    found = _described(sealed)
+    found = described(sealed)
     store = FileStore(Path(directory))
     try:
         store.set_aside()
@@ -171,47 +169,12 @@ def _read_backup(path: Path) -> bytes:
     return read_file(path, MAX_SEALED_STATE_BYTES + 1024 * 1024)
 
 
-def _suffixes(folder: Path) -> list[str]:
-    """Of the older states that are there, the latest first."""
-    from marblerun.coordinator.store.file import ASIDE, GENERATIONS
-
-    there = {path.name.removeprefix(f"{_DATA}.") for path in folder.glob(f"{_DATA}.*")}
-    return [name for name in GENERATIONS if name in there] + sorted(name for name in there if name.startswith(ASIDE))
-
-
-def _described(sealed: Sealed) -> dict[str, object]:
-    from marblerun.coordinator.store.description import describe_data, describe_key
-
-    data = describe_data(sealed.data)
-    keys = [describe_key(key, sealed.data) for key in sealed.keys]
-    return {
-        "sha256": data.sha256,
-        "bytes": data.size,
-        "stateBytes": data.state_size,
-        "recovery": data.recovery,
-        "recoverySecrets": data.recovery_secrets,
-        "keys": [{"form": key.form, "bytes": key.size, "opens": key.opens} for key in keys],
-    }
-
-
-def _show(found: dict[str, object]) -> None:
-    if "problem" in found:
-        emit(f"  {found['problem']}")
-        return
-    emit(f"  state     {found['bytes']} bytes, SHA-256 {found['sha256']}")
-    emit(f"  recovery  {found['recovery']}")
-    keys = found["keys"]
-    if not isinstance(keys, list) or not keys:
-        emit("  key       none: a start needs recovery")
-        return
-    for key in keys:
-        opens = {True: "; it opens the state", False: "; it does not open the state", None: ""}[key["opens"]]
-        emit(f"  key       {key['form']}{opens}")
-
-
 def _warn_about_key(found: dict[str, object]) -> None:
     keys = found["keys"]
     if isinstance(keys, list) and any("CLEAR" in key["form"] for key in keys):
         warn("the key is in the clear: whoever has this file has every secret of the deployment")
     if not keys:
         warn("there is no key in this backup: it opens only with the recovery keys")
+
+
+state.add_command(takeover)

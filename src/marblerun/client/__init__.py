@@ -14,15 +14,17 @@ from marblerun.client.attest import AttestedCoordinator, attest, attest_async
 from marblerun.client.certcache import CertificateCache
 from marblerun.client.chain import CoordinatorChain, parse_chain
 from marblerun.client.counter import set_monotonic_counter
-from marblerun.client.deployment import VerifiedDeployment, verify_deployment, verify_deployment_async
+from marblerun.client.deployment import Demands, VerifiedDeployment, verify_deployment, verify_deployment_async
 from marblerun.client.pinning import UNVERIFIED, Credentials, PinnedRoot, Unverified
 from marblerun.client.policy import CoordinatorPolicy, parse_policy
 from marblerun.client.problems import ApiError
+from marblerun.client.provenance import Provenance
 from marblerun.client.replies import (
     ManifestView,
     PendingUpdate,
     RecoveryKey,
     RecoveryReply,
+    RehearsalReply,
     Secrets,
     SignedQuote,
     Status,
@@ -44,11 +46,14 @@ __all__ = [
     "CoordinatorChain",
     "CoordinatorPolicy",
     "Credentials",
+    "Demands",
     "ManifestView",
     "PendingUpdate",
     "PinnedRoot",
+    "Provenance",
     "RecoveryKey",
     "RecoveryReply",
+    "RehearsalReply",
     "Secrets",
     "SequenceMemory",
     "SignedQuote",

@@ -7,11 +7,12 @@ Whom they talk to is decided before: they take a :class:`~marblerun.client.pinni
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from types import TracebackType
 from typing import Self, TypeVar
 
 from marblerun.client import calls
+from marblerun.client.lost import is_lost, lost, new_key
 from marblerun.client.pinning import Credentials, PeerTrust
 from marblerun.client.replies import (
     ManifestView,
@@ -19,6 +20,7 @@ from marblerun.client.replies import (
     QuoteReply,
     RecoveryKey,
     RecoveryReply,
+    RehearsalReply,
     Secrets,
     SignedQuote,
     Status,
@@ -28,6 +30,7 @@ from marblerun.client.replies import (
 from marblerun.client.rest import Reply, Request
 from marblerun.client.statement import Statement
 from marblerun.client.transport import AsyncTransport, Endpoint, TimeOuts, Transport
+from marblerun.errors import MarbleRunError
 
 T = TypeVar("T")
 Conversation = Generator[Request, Reply, T]
@@ -53,6 +56,38 @@ async def converse_async(transport: AsyncTransport, conversation: Conversation[T
     except StopIteration as end:
         result: T = end.value
         return result
+
+
+def converse_once(transport: Transport, conversation: Callable[[str], Conversation[T]]) -> T:
+    """Drives a conversation under a fresh key; once more under the same one if the answer was lost.
+
+    Raises:
+        Unavailable: it was lost again, or the Coordinator does not remember it.
+    """
+    key = new_key()
+    try:
+        return converse(transport, conversation(key))
+    except MarbleRunError as error:
+        if not is_lost(error):
+            raise
+    try:
+        return converse(transport, conversation(key))
+    except MarbleRunError as error:
+        raise lost(error) from error
+
+
+async def converse_once_async(transport: AsyncTransport, conversation: Callable[[str], Conversation[T]]) -> T:
+    """The same over an asynchronous transport."""
+    key = new_key()
+    try:
+        return await converse_async(transport, conversation(key))
+    except MarbleRunError as error:
+        if not is_lost(error):
+            raise
+    try:
+        return await converse_async(transport, conversation(key))
+    except MarbleRunError as error:
+        raise lost(error) from error
 
 
 class Client:
@@ -82,7 +117,7 @@ class Client:
 
     def manifest_set(self, manifest: bytes) -> Mapping[str, bytes]:
         """Sets the first manifest (JSON bytes); encrypted recovery secrets by key name come back."""
-        return converse(self._transport, calls.manifest_set(manifest))
+        return converse_once(self._transport, lambda key: calls.manifest_set(manifest, key))
 
     def manifest_log(self) -> tuple[str, ...]:
         """The update log, one JSON text per entry."""
@@ -90,7 +125,7 @@ class Client:
 
     def update_apply(self, manifest: bytes) -> UpdateReply:
         """Starts an update. Needs a user's credentials."""
-        return converse(self._transport, calls.update_apply(manifest))
+        return converse_once(self._transport, lambda key: calls.update_apply(manifest, key))
 
     def update_get(self) -> PendingUpdate:
         """The pending update."""
@@ -98,7 +133,7 @@ class Client:
 
     def update_acknowledge(self, manifest: bytes) -> UpdateReply:
         """Acknowledges the pending update. Needs a user's credentials."""
-        return converse(self._transport, calls.update_acknowledge(manifest))
+        return converse_once(self._transport, lambda key: calls.update_acknowledge(manifest, key))
 
     def update_cancel(self) -> str:
         """Cancels the pending update. Needs a user's credentials."""
@@ -116,13 +151,21 @@ class Client:
         """Hands in one recovery secret with its signature."""
         return converse(self._transport, calls.recover(secret, signature))
 
-    def recovery_public_key(self) -> RecoveryKey:
-        """The Coordinator's ephemeral key of this recovery."""
-        return converse(self._transport, calls.recovery_public_key())
+    def rehearse(self, secret: bytes, signature: bytes) -> RehearsalReply:
+        """Hands in one recovery secret to find out whether it would recover; nothing changes."""
+        return converse(self._transport, calls.rehearse(secret, signature))
+
+    def recovery_public_key(self, *, rehearse: bool = False) -> RecoveryKey:
+        """The Coordinator's ephemeral key of this recovery, or of rehearsals in the running state."""
+        return converse(self._transport, calls.recovery_public_key(rehearse=rehearse))
 
     def statement(self) -> Statement:
         """Which deployment this is and how far its history has come."""
         return converse(self._transport, calls.statement())
+
+    def quoted_statement(self, nonce: bytes) -> tuple[Statement, bytes] | None:
+        """Statement and quote over it as they come; :func:`marblerun.client.verify_deployment` verifies them."""
+        return converse(self._transport, calls.quoted_statement(nonce))
 
     def sign_quote(self, quote: bytes) -> SignedQuote:
         """Lets the Coordinator verify an SGX quote and sign the status it found."""
@@ -172,7 +215,7 @@ class AsyncClient:
 
     async def manifest_set(self, manifest: bytes) -> Mapping[str, bytes]:
         """As :meth:`Client.manifest_set`."""
-        return await converse_async(self._transport, calls.manifest_set(manifest))
+        return await converse_once_async(self._transport, lambda key: calls.manifest_set(manifest, key))
 
     async def manifest_log(self) -> tuple[str, ...]:
         """As :meth:`Client.manifest_log`."""
@@ -180,7 +223,7 @@ class AsyncClient:
 
     async def update_apply(self, manifest: bytes) -> UpdateReply:
         """As :meth:`Client.update_apply`."""
-        return await converse_async(self._transport, calls.update_apply(manifest))
+        return await converse_once_async(self._transport, lambda key: calls.update_apply(manifest, key))
 
     async def update_get(self) -> PendingUpdate:
         """As :meth:`Client.update_get`."""
@@ -188,7 +231,7 @@ class AsyncClient:
 
     async def update_acknowledge(self, manifest: bytes) -> UpdateReply:
         """As :meth:`Client.update_acknowledge`."""
-        return await converse_async(self._transport, calls.update_acknowledge(manifest))
+        return await converse_once_async(self._transport, lambda key: calls.update_acknowledge(manifest, key))
 
     async def update_cancel(self) -> str:
         """As :meth:`Client.update_cancel`."""
@@ -206,13 +249,21 @@ class AsyncClient:
         """As :meth:`Client.recover`."""
         return await converse_async(self._transport, calls.recover(secret, signature))
 
-    async def recovery_public_key(self) -> RecoveryKey:
+    async def rehearse(self, secret: bytes, signature: bytes) -> RehearsalReply:
+        """As :meth:`Client.rehearse`."""
+        return await converse_async(self._transport, calls.rehearse(secret, signature))
+
+    async def recovery_public_key(self, *, rehearse: bool = False) -> RecoveryKey:
         """As :meth:`Client.recovery_public_key`."""
-        return await converse_async(self._transport, calls.recovery_public_key())
+        return await converse_async(self._transport, calls.recovery_public_key(rehearse=rehearse))
 
     async def statement(self) -> Statement:
         """As :meth:`Client.statement`."""
         return await converse_async(self._transport, calls.statement())
+
+    async def quoted_statement(self, nonce: bytes) -> tuple[Statement, bytes] | None:
+        """As :meth:`Client.quoted_statement`."""
+        return await converse_async(self._transport, calls.quoted_statement(nonce))
 
     async def sign_quote(self, quote: bytes) -> SignedQuote:
         """As :meth:`Client.sign_quote`."""

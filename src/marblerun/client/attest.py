@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
@@ -45,6 +45,8 @@ class AttestedCoordinator:
     nonce: bytes
     """What the quote covers besides the root; empty if it is the Coordinator's cached quote."""
     warnings: tuple[str, ...] = ()
+    collateral: Collateral | None = field(default=None, repr=False, compare=False)
+    """What the quote was verified with; another quote of the same platform needs no other."""
 
     @property
     def trust(self) -> PeerTrust:
@@ -93,7 +95,7 @@ def attest(
     trust = trust or trust_from_environment(os.environ)
     registry = trust.registry()
     key = evidence.collateral_key(registry)  # 4
-    collateral = None if key is None else asyncio.run(_fetch(trust, key))  # 5
+    collateral = None if key is None else asyncio.run(fetch_collateral(trust, key))  # 5
     return evidence.verified(registry, collateral, at or datetime.now(UTC), policy, trust)  # 6, 7, 8
 
 
@@ -117,7 +119,7 @@ async def attest_async(
     trust = trust or trust_from_environment(os.environ)
     registry = trust.registry()
     key = evidence.collateral_key(registry)  # 4
-    collateral = None if key is None else await _fetch(trust, key)  # 5
+    collateral = None if key is None else await fetch_collateral(trust, key)  # 5
     return await asyncio.to_thread(
         evidence.verified, registry, collateral, at or datetime.now(UTC), policy, trust
     )  # 6, 7, 8
@@ -133,7 +135,8 @@ def _nonce(policy: CoordinatorPolicy, nonce: bytes | None) -> tuple[bytes, bool]
     return nonce, bool(nonce)
 
 
-async def _fetch(trust: Trust, key: CollateralKey) -> Collateral:
+async def fetch_collateral(trust: Trust, key: CollateralKey) -> Collateral:
+    """The collateral for one platform, or Unavailable."""
     source = trust.collateral()
     try:
         return await source.fetch(key)
@@ -178,4 +181,4 @@ class _Evidence:
             raise Untrusted("the Coordinator shows no evidence", step="quote", reason="missing")
         verify_binding(verdict.report_data, self.chain.root_der + self.nonce, strict=True)
         warnings = (*trust.warnings, *policy.judge(verdict))
-        return AttestedCoordinator(self.endpoint, self.chain, self.quote, verdict, self.nonce, warnings)
+        return AttestedCoordinator(self.endpoint, self.chain, self.quote, verdict, self.nonce, warnings, collateral)

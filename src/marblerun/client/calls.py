@@ -22,6 +22,7 @@ from marblerun.client.replies import (
     QuoteReply,
     RecoveryKey,
     RecoveryReply,
+    RehearsalReply,
     Secrets,
     SignedQuote,
     Status,
@@ -82,9 +83,12 @@ def manifest_get() -> Generator[Request, Reply, ManifestView]:
     return view
 
 
-def manifest_set(manifest: bytes) -> Generator[Request, Reply, Mapping[str, bytes]]:
-    """Sets the first manifest; what comes back are the encrypted recovery secrets by key name."""
-    data, _ = yield from _either(_manifest_post("/manifest", manifest), post_text("/manifest", manifest))
+def manifest_set(manifest: bytes, key: str = "") -> Generator[Request, Reply, Mapping[str, bytes]]:
+    """Sets the first manifest; what comes back are the encrypted recovery secrets by key name.
+
+    ``key`` as in :class:`~marblerun.client.rest.Request`; only the second API version knows it.
+    """
+    data, _ = yield from _either(_manifest_post("/manifest", manifest, key), post_text("/manifest", manifest))
     return bytes_by_name(an_object(data, "data"), "RecoverySecrets") or {}
 
 
@@ -96,9 +100,9 @@ def manifest_log() -> Generator[Request, Reply, tuple[str, ...]]:
     return tuple(a_text({"data": data}, "data").splitlines())
 
 
-def update_apply(manifest: bytes) -> Generator[Request, Reply, UpdateReply]:
+def update_apply(manifest: bytes, key: str = "") -> Generator[Request, Reply, UpdateReply]:
     """Starts an update; in force at once when nobody else has to acknowledge it."""
-    data, _ = yield from _either(_manifest_post("/update", manifest), post_text("/update", manifest))
+    data, _ = yield from _either(_manifest_post("/update", manifest, key), post_text("/update", manifest))
     return _update_reply(an_object(data, "data"))
 
 
@@ -109,9 +113,10 @@ def update_get() -> Generator[Request, Reply, PendingUpdate]:
     return PendingUpdate(some_bytes(fields, "manifest"), some_texts(fields, "missingUsers"), a_text(fields, "message"))
 
 
-def update_acknowledge(manifest: bytes) -> Generator[Request, Reply, UpdateReply]:
+def update_acknowledge(manifest: bytes, key: str = "") -> Generator[Request, Reply, UpdateReply]:
     """Acknowledges the pending update, whose bytes ``manifest`` has to repeat."""
-    data, v2 = yield from _either(_manifest_post("/update-manifest", manifest), post_text("/update-manifest", manifest))
+    path = "/update-manifest"
+    data, v2 = yield from _either(_manifest_post(path, manifest, key), post_text(path, manifest))
     return _update_reply(an_object(data, "data")) if v2 else _acknowledged_by_text(a_text({"data": data}, "data"))
 
 
@@ -146,9 +151,21 @@ def recover(secret: bytes, signature: bytes) -> Generator[Request, Reply, Recove
     return RecoveryReply(an_int(fields, "remaining"), a_text(fields, "message"))
 
 
-def recovery_public_key() -> Generator[Request, Reply, RecoveryKey]:
+def rehearse(secret: bytes, signature: bytes) -> Generator[Request, Reply, RehearsalReply]:
+    """Hands in one recovery secret in the running state; nothing changes. The reference does not have this."""
+    body = {"recoverySecret": _base64(secret), "recoverySecretSignature": _base64(signature)}
+    request = post_json(f"{V2}/recover/rehearse", body)
+    fields = an_object(read(request, (yield request)), "data")
+    recoverable = fields.get("recoverable")
+    if recoverable is not None and not isinstance(recoverable, bool):
+        raise Malformed("is neither true, false nor null", where="recoverable")
+    given, needed = an_int(fields, "given"), an_int(fields, "needed")
+    return RehearsalReply(a_text(fields, "holder"), given, needed, recoverable, a_text(fields, "message"))
+
+
+def recovery_public_key(*, rehearse: bool = False) -> Generator[Request, Reply, RecoveryKey]:
     """The key to encrypt recovery secrets for; the Coordinator makes it on the first call."""
-    request = Request("GET", f"{V2}/recover/public-key")
+    request = Request("GET", f"{V2}/recover/rehearse/public-key" if rehearse else f"{V2}/recover/public-key")
     fields = an_object(read(request, (yield request)), "data")
     return RecoveryKey(a_text(fields, "algorithm"), some_bytes(fields, "ephemeralPublicKey"))
 
@@ -158,6 +175,20 @@ def statement() -> Generator[Request, Reply, Statement]:
     request = Request("GET", f"{V2}/statement")
     fields = an_object(read(request, (yield request)), "data")
     return parse_statement(a_text(fields, "statement"))
+
+
+def quoted_statement(nonce: bytes) -> Generator[Request, Reply, tuple[Statement, bytes] | None]:
+    """The same with a quote over its text, which holds ``nonce``; neither is verified here.
+
+    ``None`` from a Coordinator that does not know statements.
+    """
+    query = (("nonce", base64.urlsafe_b64encode(nonce).decode()),)
+    request = Request("GET", f"{V2}/statement", query, limit=MAX_QUOTE_REPLY_BYTES)
+    reply = yield request
+    if reply.status == 405:
+        return None
+    fields = an_object(read(request, reply), "data")
+    return parse_statement(a_text(fields, "statement")), some_bytes(fields, "quote")
 
 
 def sign_quote(quote: bytes) -> Generator[Request, Reply, SignedQuote]:
@@ -183,8 +214,8 @@ def _either(second: Request, first: Request) -> Generator[Request, Reply, tuple[
     return read(first, (yield first)), False
 
 
-def _manifest_post(path: str, manifest: bytes) -> Request:
-    return post_json(f"{V2}{path}", {"manifest": _base64(manifest)})
+def _manifest_post(path: str, manifest: bytes, key: str) -> Request:
+    return post_json(f"{V2}{path}", {"manifest": _base64(manifest)}, key)
 
 
 def _update_reply(fields: Mapping[str, object]) -> UpdateReply:

@@ -12,9 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from marblerun.attestation.model import Claims, Origin, SgxReport, TcbStatus
+from marblerun.attestation.model import Claims, Origin, SgxReport, TcbStatus, TdReport
+from marblerun.client.policy_tdx import parse_tdx
 from marblerun.errors import Denied, Malformed, Misconfigured
-from marblerun.policy.admission import Mismatch, judge_tcb
+from marblerun.manifest.model import TdxIdentity
+from marblerun.policy.admission import Mismatch, judge_tcb, judge_td
 from marblerun.wire import jsontree
 
 DEFAULT_TCB_STATUSES: Final = (TcbStatus.UP_TO_DATE.value, TcbStatus.SW_HARDENING_NEEDED.value)
@@ -25,7 +27,7 @@ _REFUSED: Final = "the Coordinator is not the one that is expected"
 
 @dataclass(frozen=True, slots=True)
 class CoordinatorPolicy:
-    """The Coordinator we mean. Either ``unique_id``, or ``signer_id`` with product id and security version.
+    """The Coordinator we mean. ``unique_id``, or ``signer_id`` with product id and security version, or ``tdx``.
 
     ``insecure`` admits a Coordinator without looking at any evidence: whoever answers is believed.
     """
@@ -46,10 +48,21 @@ class CoordinatorPolicy:
     """Advisories admitted with ``SWHardeningNeeded``; empty admits all."""
     insecure: bool = False
     nonce: bytes = b""
+    tdx: TdxIdentity | None = None
+    """A Coordinator that runs in a TD, beside or instead of an enclave; keys as a package's in a manifest."""
+
+    @property
+    def states_enclave(self) -> bool:
+        """Whether anything is said about an SGX enclave."""
+        return bool(self.unique_id or self.signer_id or self.product_id or self.security_version)
 
     def verify_complete(self) -> None:
-        """Raises :class:`Misconfigured` if this would admit enclaves of anybody; an empty policy refuses."""
-        if self.insecure or self.unique_id:
+        """Raises :class:`Misconfigured` if this would admit enclaves or TDs of anybody; an empty policy refuses."""
+        if self.insecure:
+            return
+        if self.tdx is not None and not self.tdx.mrtd:
+            raise Misconfigured("the attestation policy misses TDX.MRTD; without it any TD would do")
+        if self.unique_id or (self.tdx is not None and not self.states_enclave):
             return
         missing = [
             name
@@ -63,7 +76,7 @@ class CoordinatorPolicy:
         if missing:
             raise Misconfigured(
                 f"the attestation policy misses {', '.join(missing)}; "
-                "state UniqueID, or SignerID with ProductID and SecurityVersion"
+                "state UniqueID, or SignerID with ProductID and SecurityVersion, or TDX with MRTD"
             )
 
     def judge(self, claims: Claims) -> tuple[str, ...]:
@@ -76,18 +89,25 @@ class CoordinatorPolicy:
         """
         self.verify_complete()
         report = claims.report
-        if not isinstance(report, SgxReport):
-            kind = Mismatch("policy", "an SGX enclave, which is all that a policy can describe", "it is a TD")
-            raise Denied(_REFUSED, mismatches=(str(kind),))
         mismatches = [
-            *self._identity_mismatches(report),
+            *(self._enclave_mismatches(report) if isinstance(report, SgxReport) else self._td_mismatches(report)),
             *judge_tcb(claims, "policy", self.accepted_tcb_statuses, self.accepted_advisories),
         ]
         if mismatches:
             raise Denied(_REFUSED, mismatches=tuple(str(mismatch) for mismatch in mismatches))
         return self._warnings(claims)
 
-    def _identity_mismatches(self, report: SgxReport) -> list[Mismatch]:
+    def _td_mismatches(self, report: TdReport) -> list[Mismatch]:
+        if self.tdx is None:
+            return [Mismatch("policy", "an SGX enclave", "it is a TD, and the policy has no TDX")]
+        found: list[Mismatch] = []
+        if report.debug and not self.debug:
+            found.append(Mismatch("policy.Debug", "a production TD", "it is a debug TD"))
+        return [*found, *judge_td(report, "policy.TDX", self.tdx)]
+
+    def _enclave_mismatches(self, report: SgxReport) -> list[Mismatch]:
+        if self.tdx is not None and not self.states_enclave:
+            return [Mismatch("policy", "a TD", "it is an SGX enclave")]
         found: list[Mismatch] = []
         if report.debug and not self.debug:
             found.append(Mismatch("policy.Debug", "a production enclave", "it is a debug enclave"))
@@ -110,7 +130,8 @@ class CoordinatorPolicy:
         if claims.origin is not Origin.HARDWARE:
             warnings.append(SIMULATED_EVIDENCE)
         if claims.debug:
-            warnings.append("the Coordinator is a DEBUG enclave; its host can read its memory")
+            kind = "enclave" if isinstance(claims.report, SgxReport) else "TD"
+            warnings.append(f"the Coordinator is a DEBUG {kind}; its host can read its memory")
         if claims.tcb_status is not TcbStatus.UP_TO_DATE:
             text = f"TCB status {claims.tcb_status.value} is accepted"
             warnings.append(f"{text}; advisories: {', '.join(claims.advisories)}" if claims.advisories else text)
@@ -215,5 +236,7 @@ _KEYS: Final[dict[str, tuple[str, _Apply]]] = {
         ("AcceptedTCBStatuses", lambda p, node, where: replace(p, accepted_tcb_statuses=_statuses(node, where))),
         ("AcceptedAdvisories", lambda p, node, where: replace(p, accepted_advisories=_texts(node, where))),
         ("Nonce", lambda p, node, where: replace(p, nonce=_nonce(node, where))),
+        # Ours; a file without it is read as the reference reads it.
+        ("TDX", lambda p, node, where: replace(p, tdx=parse_tdx(node, where))),
     )
 }

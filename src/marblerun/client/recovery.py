@@ -14,8 +14,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from marblerun.client.replies import an_object, bytes_by_name
+from marblerun.client.token import TokenKey
 from marblerun.errors import Malformed, NotFound
 
+RecoveryPrivateKey = rsa.RSAPrivateKey | TokenKey
+"""A recovery key in memory, or one that stays in its token."""
 _OAEP = padding.OAEP(mgf=padding.MGF1(hashes.SHA256()), algorithm=hashes.SHA256(), label=None)
 PLAIN_SIZES: Final = (16, 32, 33)
 """A secret of one of these lengths is plain; 33 bytes is a Shamir share (protocol, section 10.7)."""
@@ -36,16 +39,20 @@ def load_recovery_key(pem: bytes) -> rsa.RSAPrivateKey:
     return key
 
 
-def decrypt_recovery_data(key: rsa.RSAPrivateKey, data: bytes) -> bytes:
+def decrypt_recovery_data(key: RecoveryPrivateKey, data: bytes) -> bytes:
     """The plain recovery secret. Raises :class:`Malformed` if it was made for another key."""
+    if isinstance(key, TokenKey):
+        return key.decrypt(data)
     try:
         return key.decrypt(data, _OAEP)
     except ValueError:
         raise Malformed("was not encrypted for this recovery key", where="recovery data") from None
 
 
-def sign_recovery_secret(key: rsa.RSAPrivateKey, secret: bytes) -> bytes:
+def sign_recovery_secret(key: RecoveryPrivateKey, secret: bytes) -> bytes:
     """The holder's signature over the plain secret (RSA PKCS#1 v1.5, SHA-256)."""
+    if isinstance(key, TokenKey):
+        return key.sign(secret)
     return key.sign(secret, padding.PKCS1v15(), hashes.SHA256())
 
 
@@ -65,7 +72,7 @@ def verify_public_key(public_key: bytes) -> rsa.RSAPublicKey:
     return key
 
 
-def recovery_secret(raw: bytes, key: rsa.RSAPrivateKey, name: str = "") -> bytes:
+def recovery_secret(raw: bytes, key: RecoveryPrivateKey, name: str = "") -> bytes:
     """The plain secret in what a party has kept.
 
     That is the encrypted or plain secret as bytes or in base64, or the recovery data that the Coordinator gave
@@ -91,7 +98,7 @@ def _secrets_by_name(raw: bytes) -> Mapping[str, bytes]:
     return secrets
 
 
-def _named_secret(secrets: Mapping[str, bytes], key: rsa.RSAPrivateKey, name: str) -> bytes:
+def _named_secret(secrets: Mapping[str, bytes], key: RecoveryPrivateKey, name: str) -> bytes:
     if name:
         if name not in secrets:
             raise NotFound(f"there is no recovery secret {name!r}; there are: {', '.join(sorted(secrets))}")
@@ -102,8 +109,14 @@ def _named_secret(secrets: Mapping[str, bytes], key: rsa.RSAPrivateKey, name: st
     raise Malformed("none of its secrets was encrypted for this recovery key", where="recovery data")
 
 
-def _plain(secret: bytes, key: rsa.RSAPrivateKey) -> bytes:
+def _plain(secret: bytes, key: RecoveryPrivateKey) -> bytes:
     return secret if len(secret) in PLAIN_SIZES else decrypt_recovery_data(key, secret)
+
+
+def plain_secret(raw: bytes) -> bytes | None:
+    """The secret in a file that holds nothing but a plain one, as bytes or in base64; ``None`` for anything else."""
+    plain = _without_base64(raw)
+    return plain if len(plain) in PLAIN_SIZES else None
 
 
 def _without_base64(raw: bytes) -> bytes:

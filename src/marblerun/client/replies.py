@@ -75,6 +75,17 @@ class RecoveryReply:
 
 
 @dataclass(frozen=True, slots=True)
+class RehearsalReply:
+    """Whose secret was accepted, how many were given of how many, and at the end whether they would recover."""
+
+    holder: str
+    given: int
+    needed: int
+    recoverable: bool | None
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class RecoveryKey:
     """The Coordinator's ephemeral public key of this recovery, PKIX DER."""
 

@@ -28,6 +28,8 @@ class Request:
     body: bytes | None = None
     content_type: str = JSON_TYPE
     limit: int = MAX_REST_BODY_BYTES
+    key: str = ""
+    """Names this very request, so that it may be sent again if the answer is lost; a secret, new for each request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +39,31 @@ class Reply:
     status: int
     body: bytes
     url: str = ""
+    retry_after: float | None = None
+    """Seconds after which the server wants to be asked again, if it said so."""
 
 
-def post_json(path: str, document: object) -> Request:
+def post_json(path: str, document: object, key: str = "") -> Request:
     """A POST with a JSON body."""
-    return Request("POST", path, body=json.dumps(document, separators=(",", ":")).encode())
+    return Request("POST", path, body=json.dumps(document, separators=(",", ":")).encode(), key=key)
 
 
 def post_text(path: str, body: bytes) -> Request:
     """A POST with the bytes as they are, as the first version of the API wants them."""
     return Request("POST", path, body=body, content_type=TEXT_TYPE)
+
+
+def wait_before_retry(request: Request, reply: Reply) -> float | None:
+    """Seconds to wait before asking again, ``None`` where the answer stands.
+
+    503 with a hint means that nothing was begun; still only questions are repeated by themselves, never changes.
+    """
+    return reply.retry_after if request.method == "GET" and reply.status == 503 else None
+
+
+def retry_after(text: str | None) -> float | None:
+    """The header ``Retry-After`` in seconds; ``None`` for a date, which no Coordinator sends, or anything else."""
+    return float(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 7 else None
 
 
 def read(request: Request, reply: Reply) -> object:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from marblerun.client.certcache import default_path
+from marblerun.client.provenance import Provenance, parse_provenance
 from marblerun.client.replies import a_text, an_int, an_object
 from marblerun.errors import Malformed, Unavailable, Untrusted
 
@@ -39,6 +40,8 @@ class Statement:
     update_log_hash: str
     evidence: str
     nonce: str
+    provenance: Provenance | None = None
+    """Where the CA comes from; ``None`` from Coordinators that keep no record."""
 
 
 def parse_statement(text: str) -> Statement:
@@ -61,6 +64,7 @@ def parse_statement(text: str) -> Statement:
         update_log_hash=a_text(fields, "updateLogHash"),
         evidence=a_text(fields, "evidence"),
         nonce=a_text(fields, "nonce"),
+        provenance=parse_provenance(fields.get("provenance")),
     )
 
 

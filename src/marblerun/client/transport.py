@@ -6,6 +6,8 @@ sent, and no larger than the request allows.
 
 from __future__ import annotations
 
+import asyncio
+import random
 import re
 import ssl
 import time
@@ -16,7 +18,7 @@ from typing import Final, Self, TypedDict
 import httpx
 
 from marblerun.client.pinning import PIN_FAILED, Credentials, PeerTrust, is_pin_failure, tls_context
-from marblerun.client.rest import Reply, Request
+from marblerun.client.rest import Reply, Request, retry_after, wait_before_retry
 from marblerun.errors import Malformed, MarbleRunError, Unavailable, Untrusted
 from marblerun.version import __version__
 
@@ -27,12 +29,14 @@ _ENDPOINT: Final = re.compile(r"(?:https://)?(\[[0-9A-Fa-f:.%]+\]|[^\s/@?#\[\]:\
 class TimeOuts:
     """Seconds: to connect (with the handshake), between two bytes of an answer, and for one request altogether.
 
-    ``idle`` is long because setting a manifest can mean that the Coordinator makes many RSA keys first.
+    ``idle`` is long because setting a manifest can mean that the Coordinator makes many RSA keys first. ``busy`` is how
+    long a question may be repeated while the Coordinator says that it has too much to do.
     """
 
     connect: float = 10.0
     idle: float = 120.0
     total: float = 300.0
+    busy: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +96,17 @@ class _Budget:
             raise Unavailable(f"{self.path}: no complete answer within {self.seconds:g} seconds")
         self.parts.append(part)
 
+    def reply(self, response: httpx.Response, url: str) -> Reply:
+        return Reply(response.status_code, b"".join(self.parts), url, retry_after(response.headers.get("retry-after")))
+
+
+def _pause(request: Request, reply: Reply, deadline: float) -> float | None:
+    """Seconds until the request is to be repeated, a little different for everybody; ``None`` if it is not."""
+    wait = wait_before_retry(request, reply)
+    if wait is None or time.monotonic() + wait > deadline:
+        return None
+    return wait * random.uniform(1.0, 1.25) + random.uniform(0.0, 0.25)  # noqa: S311
+
 
 class Transport:
     """A blocking connection pool to one Coordinator."""
@@ -114,20 +129,29 @@ class Transport:
         )
 
     def exchange(self, request: Request) -> Reply:
-        """One request, one reply.
+        """One request, one reply. A question to a Coordinator that has too much to do is repeated when it says.
 
         Raises:
             Untrusted: the peer is not the pinned Coordinator; nothing of the request was sent.
             Unavailable: no (timely) answer.
             Malformed: the answer is too large or not HTTP.
         """
+        deadline = time.monotonic() + self._times.busy
+        while True:
+            reply = self._exchange_once(request)
+            wait = _pause(request, reply, deadline)
+            if wait is None:
+                return reply
+            time.sleep(wait)
+
+    def _exchange_once(self, request: Request) -> Reply:
         budget = _Budget(request, self._times)
         try:
             with self._http.stream(**_arguments(self._endpoint, request)) as response:
                 _plain(response)
                 for part in response.iter_raw():
                     budget.add(part)
-                return Reply(response.status_code, b"".join(budget.parts), _url(self._endpoint, request))
+                return budget.reply(response, _url(self._endpoint, request))
         except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError) as error:
             raise translate(error, self._endpoint) from error
 
@@ -165,14 +189,23 @@ class AsyncTransport:
         )
 
     async def exchange(self, request: Request) -> Reply:
-        """One request, one reply; errors as :meth:`Transport.exchange`."""
+        """One request, one reply; repeats and errors as :meth:`Transport.exchange`."""
+        deadline = time.monotonic() + self._times.busy
+        while True:
+            reply = await self._exchange_once(request)
+            wait = _pause(request, reply, deadline)
+            if wait is None:
+                return reply
+            await asyncio.sleep(wait)
+
+    async def _exchange_once(self, request: Request) -> Reply:
         budget = _Budget(request, self._times)
         try:
             async with self._http.stream(**_arguments(self._endpoint, request)) as response:
                 _plain(response)
                 async for part in response.aiter_raw():
                     budget.add(part)
-                return Reply(response.status_code, b"".join(budget.parts), _url(self._endpoint, request))
+                return budget.reply(response, _url(self._endpoint, request))
         except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError) as error:
             raise translate(error, self._endpoint) from error
 
@@ -214,6 +247,8 @@ def _url(endpoint: Endpoint, request: Request) -> str:
 
 def _arguments(endpoint: Endpoint, request: Request) -> _Arguments:
     headers = {"Content-Type": request.content_type} if request.body is not None else {}
+    if request.key:
+        headers["Idempotency-Key"] = request.key
     return {
         "method": request.method,
         "url": _url(endpoint, request),

@@ -74,6 +74,7 @@ def trust_from_environment(
         roots=roots,
         directory=_path(environment, "EDG_COLLATERAL_DIR"),
         qcnl=_path(environment, "EDG_QCNL_CONFIG"),
+        api_key_file=_path(environment, "EDG_PCS_API_KEY_FILE"),
     )
     return Trust(roots, source, (SIMULATED_WARNING,) if platform is not None else ())
 

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from typing import Final
 
-from marblerun.coordinator.seal import KeySealer, SealMode, seal_mode
+from marblerun.coordinator.seal import KeySealer, SealMode, is_vouching, seal_mode
 from marblerun.coordinator.state import DataKey, Deployment, Phase, State
 from marblerun.coordinator.store import Sealed, Store
 from marblerun.coordinator.store.entries import decode_state, encode_state
-from marblerun.coordinator.store.lineage import Anchor, Link, Mark, following, link_of, stamped, verify_latest
+from marblerun.coordinator.store.lineage import (
+    Anchor,
+    Link,
+    Mark,
+    StampingAnchor,
+    following,
+    link_of,
+    stamped,
+    verify_latest,
+)
 from marblerun.errors import Malformed, MarbleRunError, Untrusted
 from marblerun.pki.issue import Entropy
 from marblerun.secrets.box import (
@@ -24,6 +35,9 @@ from marblerun.secrets.box import (
 )
 
 _log = logging.getLogger(__name__)
+
+# An anchor that answers but never takes a mark leaves one at every request; only the last ones can still be meant.
+_MAX_IN_DOUBT: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +73,14 @@ class Keeper:
         self._anchor = anchor
         self._entropy = entropy
         self._timed = timed
+        self._anchored: Mark | None = None  # what the anchor remembers, as far as is known
+        # Marks of which nobody knows whether the anchor took them: states that were stored, but not answered.
+        self._in_doubt: deque[Mark] = deque(maxlen=_MAX_IN_DOUBT)
 
     def anchored(self) -> Mark | None:
         """The latest state that the anchor remembers, if there is an anchor and it remembers one."""
-        return self._anchor.load() if self._anchor is not None else None
+        self._anchored = self._anchor.load() if self._anchor is not None else None
+        return self._anchored
 
     # -- writing -------------------------------------------------------------------------------------------------
 
@@ -70,7 +88,8 @@ class Keeper:
         """Seal and store ``state`` on top of the one that ``mark`` names; the new mark comes back once it is durable.
 
         Nothing happens while there is nothing to keep, or where the manifest says to keep nothing (protocol, section
-        10.2). ``before`` is the deployment so far, ``lost_data`` the sealed state that a recovery is about.
+        10.2). ``before`` is the deployment so far, ``lost_data`` the sealed state that a recovery is about. Raises
+        Unavailable if store or anchor fail, and Untrusted if the anchor is not where this Coordinator left it.
         """
         deployment, data_key = state.deployment, state.data_key
         if deployment is None or data_key is None or state.phase is not Phase.ACCEPTING_MARBLES:
@@ -78,10 +97,12 @@ class Keeper:
         mode = _mode(deployment, before)
         if mode is SealMode.DISABLED:
             return mark
+        mark = self._reached(mark)
         # The write that ends a recovery keeps the key that the lost state was sealed with.
         recovered = lost_data is not None and is_data_key(data_key.key, lost_data)
         with self._timed("seal"):
-            entries = stamped(encode_state(state), mark)
+            stamp = self._anchor.stamp() if isinstance(self._anchor, StampingAnchor) else b""
+            entries = stamped(encode_state(state), mark, stamp)
             data = build_sealed_data(data_key.key, data_key.recovery_data, entries, self._entropy.token(NONCE_BYTES))
             key = self._sealed_key(data_key, mode, data, recovered=recovered)
         if lost_data is not None and not recovered:
@@ -91,9 +112,38 @@ class Keeper:
         with self._timed("store"):
             self._store.save(data, key)
             new_mark = following(mark, data)
-            if self._anchor is not None:
-                self._anchor.advance(new_mark)
+            self._advance(new_mark)
         return new_mark
+
+    def _advance(self, mark: Mark) -> None:
+        if self._anchor is None:
+            return
+        try:
+            self._anchor.advance(mark)
+        except MarbleRunError:
+            self._in_doubt.append(mark)
+            raise
+        self._anchored = mark
+        self._in_doubt.clear()
+
+    def _reached(self, mark: Mark) -> Mark:
+        """On what the next state builds: on ``mark``, or on a state that the anchor took although its answer was lost.
+
+        After a failure the anchor is asked before anything is written: while it cannot answer, nothing moves on.
+        """
+        if self._anchor is None or not self._in_doubt:
+            return mark
+        anchored = self._anchor.load()
+        reached = anchored if anchored is not None and anchored in self._in_doubt else mark
+        if reached is mark and anchored != self._anchored:
+            raise Untrusted(
+                "the anchor is not where this Coordinator left it; another one may use this deployment's state",
+                step="anchor",
+                reason="overtaken",
+            )
+        self._anchored = anchored
+        self._in_doubt.clear()
+        return reached
 
     def _sealed_key(self, data_key: DataKey, mode: SealMode, data: bytes, *, recovered: bool) -> bytes:
         """The data key sealed for this machine; a recovery succeeds also where that fails (protocol, section 10.7)."""
@@ -121,25 +171,35 @@ class Keeper:
         try:
             entries = open_sealed_data(key, sealed.data)
             state = decode_state(entries)
+            if not is_vouching(self._sealer):
+                state = replace(state, provenance=replace(state.provenance, complete=False))
             link = link_of(entries, sealed.data)
         except (Malformed, Untrusted) as error:
             raise Untrusted(f"the sealed state is damaged: {error}", step="sealed-state") from error
         doubt = self._doubt(link, anchored) if state.deployment is not None else ""
         if doubt:
             return Lost(sealed.data, parsed.recovery_data, doubt)
+        if anchored is not None and anchored != link.mark and state.deployment is not None:
+            # A crash came between state and anchor. A second one must find it no further behind than the first did.
+            self._advance(link.mark)
         return Opened(replace(state, data_key=DataKey(key, parsed.recovery_data)), link.mark)
 
     def _doubt(self, link: Link, anchored: Mark | None) -> str:
         """Why a state that opens is not the latest one; empty if nothing speaks against it."""
-        if anchored is None:
-            if self._anchor is not None:
-                _log.warning("the anchor remembers nothing yet: the present state is believed to be the latest")
-            return ""
         try:
-            verify_latest(link, anchored)
+            if anchored is not None:
+                verify_latest(link, anchored)
+            if isinstance(self._anchor, StampingAnchor):
+                self._anchor.verify_stamp(link.stamp)
         except Untrusted as error:
             _log.error("the stored state is not the latest one", extra={"fields": {"reason": str(error)}})
             return str(error)
+        if self._anchor is None and link.stamp:
+            _log.warning(
+                "the state was kept with a counter of a TPM, which is not configured: going back is not noticed"
+            )
+        if anchored is None and self._anchor is not None:
+            _log.warning("the anchor remembers nothing yet: the present state is believed to be the latest")
         return ""
 
     def _unseal(self, sealed: Sealed) -> bytes | None:

@@ -1,7 +1,7 @@
-"""One recovery under way: secrets one at a time, and the ephemeral key they may be encrypted for.
+"""One recovery or rehearsal under way: secrets one at a time, and the ephemeral key they may be encrypted for.
 
 Everything lives in this process's memory, as in the reference (protocol, section 10.7); what is decided is decided in
-``commands.recover``.
+``commands.recover`` and ``commands.rehearse``.
 """
 
 from __future__ import annotations
@@ -16,12 +16,16 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from marblerun.coordinator.commands.recover import PLAIN_SIZES, Gathering, Progress, begin, give
+from marblerun.coordinator.commands.rehearse import Rehearsal, Rehearsed, rehearse
+from marblerun.coordinator.state import State
 from marblerun.errors import Malformed, Unavailable, Untrusted
 from marblerun.pki.issue import Entropy
 
 EPHEMERAL_KEY_BITS: Final = 4096
 # Anybody may upload secrets: they are looked at one after the other, and this many wait for their turn.
 MAX_WAITING: Final = 16
+# After the first secret of a rehearsal the others have this long; then all of them are forgotten.
+REHEARSAL_SECONDS: Final = 15 * 60.0
 _OAEP: Final = padding.OAEP(padding.MGF1(hashes.SHA256()), hashes.SHA256(), None)
 
 
@@ -29,20 +33,14 @@ class CannotDecrypt(Malformed):
     """An uploaded secret is not plain and was not encrypted for the ephemeral key."""
 
 
-class Recovering:
-    """Gathers secrets for one sealed state."""
+class _Upload:
+    """Secrets as they come in: in turns, and plain or encrypted for a key that lives as long as this object."""
 
-    def __init__(self, sealed_data: bytes, entropy: Entropy) -> None:
-        self._gathering: Gathering = begin(sealed_data)
+    def __init__(self, entropy: Entropy) -> None:
         self._entropy = entropy
         self._key: asyncio.Task[rsa.RSAPrivateKey] | None = None
         self._turn = asyncio.Lock()
         self._waiting = 0
-
-    @property
-    def gathering(self) -> Gathering:
-        """What was given so far."""
-        return self._gathering
 
     async def public_key(self) -> bytes:
         """The ephemeral key (PKIX DER), made on the first call; raises Unavailable if it cannot be made."""
@@ -86,6 +84,19 @@ class Recovering:
         except ValueError:
             raise CannotDecrypt("the recovery secret was not encrypted for this Coordinator's ephemeral key") from None
 
+
+class Recovering(_Upload):
+    """Gathers secrets for one sealed state."""
+
+    def __init__(self, sealed_data: bytes, entropy: Entropy) -> None:
+        super().__init__(entropy)
+        self._gathering: Gathering = begin(sealed_data)
+
+    @property
+    def gathering(self) -> Gathering:
+        """What was given so far."""
+        return self._gathering
+
     async def give(self, secret: bytes, signature: bytes) -> Progress:
         """Take a plain secret; raises what ``commands.recover.give`` raises. Only during one's turn."""
         try:
@@ -99,3 +110,29 @@ class Recovering:
     def forget(self) -> None:
         """Forget all secrets; the ephemeral key stays."""
         self._gathering = self._gathering.forgotten()
+
+
+class Rehearsing(_Upload):
+    """Gathers secrets to find out whether they would recover, one rehearsal at a time, for a limited time."""
+
+    def __init__(self, entropy: Entropy) -> None:
+        super().__init__(entropy)
+        self._rehearsal: Rehearsal | None = None
+        self._expiry: asyncio.TimerHandle | None = None
+
+    async def give(self, state: State, secret: bytes, signature: bytes) -> Rehearsed:
+        """Take a plain secret; raises what ``commands.rehearse.rehearse`` raises. Only during one's turn."""
+        rehearsed = await asyncio.to_thread(rehearse, state, self._rehearsal, secret, signature)
+        if rehearsed.rehearsal is None or rehearsed.given == 1:
+            self.forget()
+        self._rehearsal = rehearsed.rehearsal
+        if self._rehearsal is not None and self._expiry is None:
+            self._expiry = asyncio.get_running_loop().call_later(REHEARSAL_SECONDS, self.forget)
+        return rehearsed
+
+    def forget(self) -> None:
+        """Forget all secrets; the ephemeral key stays."""
+        self._rehearsal = None
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None

@@ -16,7 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
-from typing import Final, TypeVar
+from functools import lru_cache
+from typing import Final, ParamSpec, Protocol, TypeVar
 
 from marblerun.attestation.binding import report_data_for
 from marblerun.attestation.collect import CollateralSource
@@ -40,7 +41,8 @@ from marblerun.coordinator.commands.caller import Operation, require_caller, req
 from marblerun.coordinator.commands.cancel_update import cancel_update
 from marblerun.coordinator.commands.monotonic_counter import authorize_marble, counter_id, raise_counter
 from marblerun.coordinator.commands.read_secrets import read_secrets
-from marblerun.coordinator.commands.recover import link_of_found, recovered_state
+from marblerun.coordinator.commands.recover import link_of_found, recovered_state, with_recovery_recorded
+from marblerun.coordinator.commands.rehearse import Rehearsed
 from marblerun.coordinator.commands.set_manifest import set_manifest
 from marblerun.coordinator.commands.sign_quote import SignedStatus, evidence_to_verify, sign_quote
 from marblerun.coordinator.commands.start import recovery_state, start_state
@@ -49,12 +51,12 @@ from marblerun.coordinator.commands.update_manifest import update_manifest
 from marblerun.coordinator.commands.update_reply import NoUpdateInProgress, UpdateReply
 from marblerun.coordinator.commands.write_secrets import write_secrets
 from marblerun.coordinator.keeping import Keeper, Lost
-from marblerun.coordinator.recovering import Recovering
+from marblerun.coordinator.recovering import Recovering, Rehearsing
 from marblerun.coordinator.seal import KeySealer
 from marblerun.coordinator.state import PHASE_MESSAGES, PendingUpdate, Phase, State
 from marblerun.coordinator.store import Sealed, Store
 from marblerun.coordinator.store.lineage import Anchor, Link, Mark, agreed
-from marblerun.errors import Conflict, MarbleRunError, NotFound, Unavailable, WrongPhase
+from marblerun.errors import Busy, Conflict, MarbleRunError, NotFound, Unavailable, WrongPhase
 from marblerun.pki.issue import Entropy
 from marblerun.pki.profiles import SubjectNames
 from marblerun.policy.admission import Admission, NotAdmitted
@@ -64,6 +66,7 @@ from marblerun.secrets.upload import SecretUpload
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+P = ParamSpec("P")
 Transition = Callable[[State], State]
 """A change to the state as it is when its turn comes; raises Conflict if it was decided on another one."""
 
@@ -73,6 +76,17 @@ MAX_DECISIONS: Final = 8
 # their own so that storage never waits for them, and this many waiting.
 MAX_OWN_QUOTES_AT_ONCE: Final = 4
 MAX_OWN_QUOTES_UNDER_WAY: Final = 256
+# Changes that come several at a time are gathered: until none has come for the first, for the second at most.
+GATHER_SECONDS: Final = 0.008
+MAX_GATHER_SECONDS: Final = 0.040
+_QUOTES_RETRY_SECONDS: Final = 2.0
+
+
+class InThread(Protocol):
+    """Runs a function in a thread; may raise Busy."""
+
+    async def __call__(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """The function's result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +107,10 @@ class Ports:
     """Entered around each sealing (``seal``) and each write to the store (``store``), in any thread."""
     anchor: Anchor | None = None
     """What remembers the latest state outside the store, if anything does."""
+    making_keys: InThread = asyncio.to_thread
+    """Where activations run that may make RSA keys."""
+    changing: InThread = asyncio.to_thread
+    """Where users' commands run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,9 +167,12 @@ class Coordinator:
         self._state: State | None = None
         self._queue: list[tuple[Transition, asyncio.Future[State]]] = []
         self._writer: asyncio.Task[None] | None = None
+        self._latest_batch = 0  # how many changes the latest write made durable
         self._quote: tuple[bytes, bytes] | None = None  # root certificate DER, quote over it
         self._quoting = ThreadPoolExecutor(MAX_OWN_QUOTES_AT_ONCE, "quote")
+        self._storing = ThreadPoolExecutor(1, "store")  # waits for nothing but the store
         self._quotes_under_way: OrderedDict[bytes, asyncio.Task[bytes]] = OrderedDict()
+        self._rehearsing = Rehearsing(ports.entropy)
         self._recovering: Recovering | None = None  # in the recovery phase, from start to end of it
         self._mark = Mark()  # of the latest durable state, on which the next one builds
         self._doubt = ""  # why the stored state is not trusted although it opens
@@ -195,9 +216,11 @@ class Coordinator:
 
     async def stop(self) -> None:
         """Wait for what is being written; quotes under way are given up."""
+        self._rehearsing.forget()
         self._quoting.shutdown(wait=False, cancel_futures=True)
         if self._writer is not None:
             await asyncio.gather(self._writer, return_exceptions=True)
+        self._storing.shutdown(wait=False)
 
     @property
     def state(self) -> State:
@@ -227,7 +250,7 @@ class Coordinator:
         deployment = self.state.deployment
         if deployment is None:
             return None
-        fingerprint = hashlib.sha256(deployment.manifest).hexdigest()
+        fingerprint = _fingerprint(deployment.manifest)
         return SignedManifest(deployment.manifest, fingerprint, deployment.signature)
 
     def signed_manifest(self) -> SignedManifest:
@@ -260,7 +283,7 @@ class Coordinator:
         task = self._quotes_under_way.get(report_data)
         if task is None:
             if len(self._quotes_under_way) >= MAX_OWN_QUOTES_UNDER_WAY:
-                raise Unavailable("too many quotes are being made; try again")
+                raise Busy("too many quotes are being made; try again", retry_after=_QUOTES_RETRY_SECONDS)
             task = asyncio.create_task(self._issue_one(report_data))
             self._quotes_under_way[report_data] = task
             task.add_done_callback(lambda _task: self._quotes_under_way.pop(report_data, None))
@@ -353,7 +376,7 @@ class Coordinator:
         """Run a command in a thread on the present snapshot and commit what it decided."""
         for _ in range(MAX_DECISIONS):
             base = self.state
-            outcome = await asyncio.to_thread(command, base, self._inputs())
+            outcome = await self._ports.changing(command, base, self._inputs())
             if outcome.state is not base:
                 try:
                     await self._commit(_replacing(base, outcome.state))
@@ -385,6 +408,7 @@ class Coordinator:
                 return RecoveryProgress(progress.remaining, progress.message)
             try:
                 state = await asyncio.to_thread(recovered_state, progress.gathering, progress.found)
+                state = with_recovery_recorded(state, self._ports.clock())
                 link = await asyncio.to_thread(link_of_found, progress.gathering, progress.found)
                 quote = await self._issue(state.authority.root_der)
                 await self._commit(self._recovering_to(state, link))
@@ -414,6 +438,27 @@ class Coordinator:
             raise WrongPhase("server is not in expected state: there is nothing to recover")
         return recovering
 
+    async def rehearsal_public_key(self) -> bytes:
+        """The key (PKIX DER) that secrets of a rehearsal may be encrypted for, as long as this process lives."""
+        require_deployment(self.state)
+        return await self._rehearsing.public_key()
+
+    async def rehearse(self, secret: bytes, signature: bytes) -> Rehearsed:
+        """Take one recovery secret, plain or encrypted, to find out whether it and the others would recover.
+
+        Nothing is stored and nothing changes. Raises WrongPhase, NoRecoveryKeys, CannotDecrypt and RehearsalRefused.
+        """
+        require_deployment(self.state)
+        async with self._rehearsing.turn():
+            plain = await self._rehearsing.plain(secret)
+            rehearsed = await self._rehearsing.give(self.state, plain, signature)
+        fields = {"holder": rehearsed.holder, "given": rehearsed.given, "needed": rehearsed.needed}
+        if rehearsed.recoverable is None:
+            _log.info("recovery rehearsal: secret accepted", extra={"fields": fields})
+        else:
+            _log.info("recovery rehearsal ended", extra={"fields": {**fields, "recoverable": rehearsed.recoverable}})
+        return rehearsed
+
     # -- activation ----------------------------------------------------------------------------------------------
 
     async def activate(self, request: ActivationRequest, client_certificate: bytes | None) -> Activated:
@@ -442,7 +487,7 @@ class Coordinator:
             inputs = Inputs(at, self._ports.entropy)
             admit(state, request, message, verdict, self._ports.admission)
             if needs_rsa(state, request.marble_type):
-                outcome = await asyncio.to_thread(activate, state, request, inputs)
+                outcome = await self._ports.making_keys(activate, state, request, inputs)
             else:
                 outcome = activate(state, request, inputs)
             if outcome.state is not state:
@@ -489,8 +534,21 @@ class Coordinator:
 
     async def _write_all(self) -> None:
         while self._queue:
+            await self._gather()
             batch, self._queue = self._queue, []
+            self._latest_batch = len(batch)
             await self._write(batch)
+
+    async def _gather(self) -> None:
+        """Where changes come several at a time, wait for some more: a write costs the same for one as for many.
+
+        A change that is alone, and was so before, never waits.
+        """
+        deadline = asyncio.get_running_loop().time() + MAX_GATHER_SECONDS
+        waiting = 1 if self._latest_batch < 2 else 0
+        while len(self._queue) > waiting and asyncio.get_running_loop().time() < deadline:
+            waiting = len(self._queue)
+            await asyncio.sleep(GATHER_SECONDS)
 
     async def _write(self, batch: Sequence[tuple[Transition, asyncio.Future[State]]]) -> None:
         """Apply a batch of changes in order and make them durable in one write; each gets its own answer."""
@@ -508,7 +566,8 @@ class Coordinator:
             applied.append(future)
         try:
             if state is not base:
-                self._mark = await asyncio.to_thread(self._keep, state)
+                loop = asyncio.get_running_loop()
+                self._mark = await loop.run_in_executor(self._storing, self._keep, state)
         except Exception as error:
             self._mark = mark
             for future in applied:
@@ -560,3 +619,9 @@ def _replacing(base: State, new: State) -> Transition:
 def _differ_in(one: State, other: State) -> set[str]:
     """Names of the fields that are not the same objects."""
     return {f.name for f in fields(State) if getattr(one, f.name) is not getattr(other, f.name)}
+
+
+@lru_cache(maxsize=2)
+def _fingerprint(manifest: bytes) -> str:
+    """SHA-256, hex; anybody may ask for it, and manifests have megabytes."""
+    return hashlib.sha256(manifest).hexdigest()

@@ -12,6 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from marblerun.coordinator.provenance import UNRECORDED, Provenance
 from marblerun.manifest.model import Config, Infrastructure, Marble, Package, TlsTag
 from marblerun.pki.issue import Issuer
 from marblerun.policy.access import User
@@ -163,6 +164,7 @@ class State:
     """Monotonic counters, 64 bits each, by the id that ``commands.monotonic_counter`` makes."""
     update_log: str = ""
     pending_update: PendingUpdate | None = None
+    provenance: Provenance = UNRECORDED
     other_entries: Mapping[str, bytes] = field(default_factory=dict)
     """Store entries this version does not interpret; kept as they are."""
 

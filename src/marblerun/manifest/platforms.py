@@ -44,7 +44,7 @@ def identifier_lists(infrastructure: Infrastructure) -> tuple[tuple[str, int, tu
 def check_platforms(manifest: Manifest) -> Iterator[Problem]:
     """What is wrong with TDs, of used and unused packages, and with lists of platforms."""
     for name, package in sorted(manifest.packages.items()):
-        yield from _tdx(name, package)
+        yield from tdx_problems(name, package)
     for name, infrastructure in sorted(manifest.infrastructures.items()):
         for key, size, entries in identifier_lists(infrastructure):
             for index, entry in enumerate(entries or ()):
@@ -52,7 +52,8 @@ def check_platforms(manifest: Manifest) -> Iterator[Problem]:
                     yield _not_hex(f"Infrastructures.{name}.{key}[{index}]", size, entry, code="infrastructure-id")
 
 
-def _tdx(name: str, package: Package) -> Iterator[Problem]:
+def tdx_problems(name: str, package: Package) -> Iterator[Problem]:
+    """What is wrong with the TDs of one package; nothing if it has none."""
     tdx, path = package.tdx, f"Packages.{name}.TDX"
     if tdx is None:
         return
@@ -119,6 +120,13 @@ def platform_hazards(manifest: Manifest) -> Iterator[Problem]:
                     hint=f"list the platforms, or leave {key} away if any will do",
                     code="infrastructure-empty",
                 )
+        if infrastructure == Infrastructure():
+            yield Problem(
+                f"Infrastructures.{name}",
+                f"infrastructure {name} has no rule, so every platform satisfies it and the others do not count",
+                hint="state what its platforms have, or leave Infrastructures away if any will do",
+                code="infrastructure-any",
+            )
         if infrastructure.cpu_svn and len(infrastructure.cpu_svn) != CPU_SVN_BYTES:
             yield Problem(
                 f"Infrastructures.{name}.CPUSVN",

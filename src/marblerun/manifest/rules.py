@@ -87,6 +87,7 @@ RULES: Final[Mapping[str, Rule]] = {
             "identity-not-hex": "An enclave identity is 64 hex digits; anything else never matches.",
             "tdx-unmeasured": "MRTD covers a TD's firmware; kernel and command line are in RTMR1 and RTMR2.",
             "infrastructure-empty": "No platform can satisfy this infrastructure.",
+            "infrastructure-any": "Every platform satisfies this infrastructure, so that none is excluded.",
             "no-minimum-version": "SecurityVersion 0 admits every old build, also those with known holes.",
             "single-updater": "One person alone can replace the manifest, and with it every rule.",
             "recovery-alone": "One person alone can recover the Coordinator's state.",

@@ -119,7 +119,8 @@ _DESCRIPTIONS: Final[Mapping[str, str]] = {
     "Packages.*.TDX.MROWNERCONFIG": "Configuration by the owner, as stated by whoever started the TD.",
     "Packages.*.TDX.MRSEAM": "Exactly one build of the TDX module.",
     "Packages.*.TDX.MRSERVICETD": "Service TDs that may be bound to it; absent or empty admits none.",
-    "Packages.*.TDX.TDAttributes": "TDATTRIBUTES as in the report, 16 hex digits; bits outside the mask are zero.",
+    "Packages.*.TDX.TDAttributes": "TDATTRIBUTES as in the report, 16 hex digits; bits outside the mask are zero. "
+    "ICSSD, SERVTD_EXT, MIGRATABLE, TPA and PERFMON are refused unless they are set here.",
     "Packages.*.TDX.TDAttributesMask": "Which bits of TDAttributes count; all if absent.",
     "Packages.*.TDX.XFAM": "XFAM as in the report, 16 hex digits; bits outside the mask are zero.",
     "Packages.*.TDX.XFAMMask": "Which bits of XFAM count; all if absent.",

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from marblerun.attestation.binding import report_data_for
 from marblerun.attestation.issue import EvidenceIssuer
 from marblerun.attestation.model import Origin
-from marblerun.errors import Denied, Malformed, MarbleRunError, Misconfigured, Unavailable, WrongPhase
+from marblerun.errors import Busy, Denied, Malformed, MarbleRunError, Misconfigured, Unavailable, WrongPhase
 from marblerun.marble.credentials import Credentials, make_credentials
 from marblerun.marble.identity_file import load_or_create_uuid
 from marblerun.marble.pins import AnyCoordinator, CoordinatorPin
@@ -29,13 +29,13 @@ Narrator = Callable[[str], None]
 _TRANSIENT: Final = frozenset(
     {
         GrpcStatus.FAILED_PRECONDITION,  # no manifest yet, or recovery
-        GrpcStatus.UNAVAILABLE,
-        GrpcStatus.RESOURCE_EXHAUSTED,
-        GrpcStatus.DEADLINE_EXCEEDED,
-        GrpcStatus.ABORTED,
-        GrpcStatus.CANCELLED,
+        GrpcStatus.UNAVAILABLE,  # collateral, or something between us
+        GrpcStatus.RESOURCE_EXHAUSTED,  # too many of us at once; nothing was begun
+        GrpcStatus.DEADLINE_EXCEEDED,  # too slow this time
     }
 )
+# A hint is waited for and then up to so much of it more: others were given one, too.
+_HINT_JITTER: Final = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,11 @@ class Backoff:
         """Return the seconds to wait after failed attempt number ``attempt`` (0 is the first)."""
         longest = min(self.first * 2.0 ** min(attempt, 32), self.ceiling)
         return longest * random.uniform(0.5, 1.0)  # noqa: S311
+
+    def delay_after(self, attempt: int, hint: float | None) -> float:
+        """Return the seconds to wait if the server gave a ``hint``: never less than it asks for, and not in step."""
+        own = self.delay(attempt)
+        return own if hint is None else max(own, hint * random.uniform(1.0, 1.0 + _HINT_JITTER))  # noqa: S311
 
 
 DEFAULT_BACKOFF: Final = Backoff()
@@ -99,7 +104,8 @@ def activate(
 
     1. Key, self-signed certificate and request are made. 2. The instance's UUID is read or made. 3. Evidence over the
     SHA-256 of the certificate is taken, once. 4. The Coordinator is asked until it answers: one that cannot be
-    reached, has no manifest yet or waits for recovery is asked again until ``settings.timeout`` has passed.
+    reached, has no manifest yet, waits for recovery or has too much to do is asked again until ``settings.timeout``
+    has passed; one that says when to come again is not asked before.
 
     Args:
         settings: who we are and where the Coordinator is.
@@ -181,6 +187,8 @@ def refusal_of(answer: Answer) -> MarbleRunError:
             return Malformed(text)
         case GrpcStatus.UNIMPLEMENTED:
             return Misconfigured(text)
+        case GrpcStatus.RESOURCE_EXHAUSTED if answer.retry_after is not None:
+            return Busy(text, retry_after=answer.retry_after)
         case _:
             return Unavailable(text)
 
@@ -202,12 +210,24 @@ def _ask_until_ready(
         error = _ask_once(settings.coordinator, request, pin, timeouts.within(remaining), context)
         if isinstance(error, Answer):
             return error
-        delay = backoff.delay(attempt)
+        hint = error.retry_after if isinstance(error, Busy) else None
+        delay = backoff.delay_after(attempt, hint)
         if time.monotonic() + delay > deadline:
-            raise type(error)(f"gave up after {attempt + 1} attempts in {settings.timeout:g} s: {error.message}")
+            raise _given_up(error, attempt + 1, settings.timeout, hint)
         narrate(f"the Coordinator is not ready ({error}), trying again in {delay:.1f} s")
         time.sleep(delay)
         attempt += 1
+
+
+def _given_up(
+    error: Unavailable | WrongPhase, attempts: int, seconds: float, hint: float | None
+) -> Unavailable | WrongPhase:
+    text = f"gave up after {attempts} attempts in {seconds:g} s: {error.message}"
+    if hint == float("inf"):
+        text += "; the Coordinator does not want to be asked again"
+    elif hint is not None:
+        text += f"; the Coordinator asks to be left alone for {hint:g} s more (EDG_MARBLE_ACTIVATION_TIMEOUT)"
+    return WrongPhase(text) if isinstance(error, WrongPhase) else Unavailable(text)
 
 
 def _ask_once(

@@ -42,8 +42,8 @@ _MAX_REASON_CHARACTERS: Final = 2000
 class Timeouts:
     """Seconds for each part of one call."""
 
-    connect: float = 10.0
-    """TCP, then again for the TLS handshake."""
+    connect: float = 20.0
+    """TCP, then again for the TLS handshake: gRPC's own, and what a Coordinator under load reckons with."""
     answer: float = 60.0
     """From the request to the last byte of the answer; the Coordinator may have to fetch collateral."""
 
@@ -63,6 +63,8 @@ class Answer:
     reason: str
     """The server's text on one line, control characters escaped; empty if it gave none."""
     body: bytes = b""
+    retry_after: float | None = None
+    """Seconds after which the server wants to be asked again; infinite if it does not; None if it said nothing."""
 
     def __repr__(self) -> str:
         return f"Answer(status={self.status.name}, reason={self.reason!r}, body of {len(self.body)} bytes)"
@@ -222,11 +224,18 @@ class _Call:
             return Answer(status, f"HTTP status {_one_line(http_status)}: is it the Coordinator's mesh address?")
         status = parse_status(self._headers["grpc-status"])
         if status is not GrpcStatus.OK:
-            return Answer(status, reason)
+            return Answer(status, reason, retry_after=_pushback(self._headers.get("grpc-retry-pushback-ms")))
         self._reader.finish()
         if not self._messages:
             raise Malformed("the answer has no message", where="grpc message")
         return Answer(status, reason, self._messages[0])
+
+
+def _pushback(text: str | None) -> float | None:
+    """Return the hint in seconds; a negative or unreadable one means "not again". Source: gRPC proposal A6."""
+    if text is None:
+        return None
+    return int(text) / 1000 if text.isascii() and text.isdigit() and len(text) < 10 else float("inf")
 
 
 def _text(value: str | bytes) -> str:

@@ -163,11 +163,11 @@ def issue_marble_certificate(
     marble_type: str,
     uuid: UUID,
     issuer: Issuer,
-    public_key: PublicKey,
+    public_key: PublicKey | bytes,
     at: datetime,
     entropy: Entropy,
 ) -> bytes:
-    """DER of the certificate of one Marble instance, for a key that the Coordinator made for it.
+    """DER of the certificate of one Marble instance, for a key (or its PKIX DER) that the Coordinator made for it.
 
     Of the CSR count the subject's attributes and the DNS names and addresses; nothing else it asks for has an effect,
     its own key included. ``Malformed`` or ``Untrusted`` if it is given as bytes and :func:`parse_csr` refuses it.
@@ -183,7 +183,7 @@ def issue_marble_certificate(
         issuer.key,
         issuer=issuer.name,
         subject=subject,
-        public_key=public_key_info(public_key),
+        public_key=_info(public_key),
         validity=(at, at + FOREVER),
         extensions=extensions,
         entropy=entropy,
@@ -193,7 +193,7 @@ def issue_marble_certificate(
 def issue_secret_certificate(
     request: CertificateTemplate | ParsedCertificate,
     *,
-    public_key: PublicKey,
+    public_key: PublicKey | bytes,
     issuer: Issuer,
     not_after: datetime,
     at: datetime,
@@ -204,7 +204,7 @@ def issue_secret_certificate(
     ``Malformed`` for everything in the template that Go refuses: see :func:`extensions.from_template`; also a
     signature algorithm that the issuer's key cannot make and a lifetime that X.509 cannot express.
     """
-    info = public_key_info(public_key)
+    info = _info(public_key)
     if isinstance(request, ParsedCertificate):
         profile = _stored_profile(request.der, issuer.name, issuer.key_id)
     else:
@@ -222,6 +222,10 @@ def issue_secret_certificate(
         entropy=entropy,
         algorithm=profile.algorithm,
     )
+
+
+def _info(key: PublicKey | bytes) -> bytes:
+    return key if isinstance(key, bytes) else public_key_info(key)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,18 @@ from marblerun.manifest.platforms import ATTRIBUTE_BYTES, MEASUREMENT_BYTES, ide
 DEFAULT_TCB_STATUSES = (TcbStatus.SW_HARDENING_NEEDED,)
 """Accepted beside ``UpToDate`` where a package lists none (protocol, section 4.3)."""
 
+ATTRIBUTES_TO_BE_NAMED = {
+    16: "ICSSD",
+    17: "SERVTD_EXT",
+    29: "MIGRATABLE",
+    62: "TPA",
+    63: "PERFMON",
+}
+"""TDATTRIBUTES that whoever starts a TD may set without changing any measurement, and that let something out of it or
+bind something to it. A TD that has one is admitted only where the package's ``TDAttributes`` has it too. Source:
+formats, section 2.3."""
+_SERVICE_TD_EXTENDED = 17
+
 _NO_SERVICE_TD = "00" * MEASUREMENT_BYTES
 _MAX_SHOWN = 8
 _REFUSED = "marble verification failed"
@@ -137,13 +149,17 @@ def _judge_enclave(report: SgxReport, path: str, package: Package) -> Iterator[M
 
 
 def _judge_td(report: TdReport, path: str, package: Package) -> Iterator[Mismatch]:
-    tdx = package.tdx
-    if tdx is None:
+    if package.tdx is None:
         yield Mismatch(path, "an SGX enclave", "a TD", "technology")
         return
     path = f"{path}.TDX"
-    if not (tdx.mrtd or package.debug):
+    if not (package.tdx.mrtd or package.debug):
         yield Mismatch(path, "an identity", "a package that states none", "no-identity")
+    yield from judge_td(report, path, package.tdx)
+
+
+def judge_td(report: TdReport, path: str, tdx: TdxIdentity) -> Iterator[Mismatch]:
+    """Compare a TD with what is stated about it; debug mode, and whether an identity is stated, are for the caller."""
     actual = {
         "MRTD": report.mrtd,
         **{f"RTMR{index}": value for index, value in enumerate(report.rtmrs)},
@@ -158,9 +174,35 @@ def _judge_td(report: TdReport, path: str, package: Package) -> Iterator[Mismatc
         expected = stated or (_NO_SERVICE_TD if key == "MRSERVICETD" else "")
         if expected and not _hex_matches(expected, actual[key]):
             yield Mismatch(f"{path}.{key}", expected.lower(), actual[key].hex(), key.lower())
+    yield from _judge_bound_service_tds(f"{path}.MRSERVICETD", tdx, report)
+    yield from _judge_unnamed_attributes(f"{path}.TDAttributes", tdx, report)
     yield from _judge_bits(f"{path}.TDAttributes", tdx.td_attributes, tdx.td_attributes_mask, report.td_attributes)
     yield from _judge_bits(f"{path}.XFAM", tdx.xfam, tdx.xfam_mask, report.xfam)
     yield from _judge_module(path, tdx, report)
+
+
+def _judge_bound_service_tds(path: str, tdx: TdxIdentity, report: TdReport) -> Iterator[Mismatch]:
+    """Where a TD may be bound to service TDs in the extended manner, those that were and are must be the stated one."""
+    extended = report.extended
+    if extended is None or not _has_attribute(report.td_attributes, _SERVICE_TD_EXTENDED):
+        return
+    expected = tdx.mr_service_td or _NO_SERVICE_TD
+    for what, value in (("at first", extended.initial_service_td_hash), ("now", extended.service_td_hash)):
+        if any(value) and not _hex_matches(expected, value):
+            yield Mismatch(path, expected.lower(), f"{value.hex()} ({what})", "mrservicetd")
+
+
+def _judge_unnamed_attributes(path: str, tdx: TdxIdentity, report: TdReport) -> Iterator[Mismatch]:
+    """Attributes that nobody asked for: what the package does not compare must not have one that has to be named."""
+    compared = tdx.td_attributes_mask or ("ff" * ATTRIBUTE_BYTES if tdx.td_attributes else "")
+    covered = bytes.fromhex(compared) if is_hex(compared, ATTRIBUTE_BYTES) else bytes(ATTRIBUTE_BYTES)
+    for bit, name in ATTRIBUTES_TO_BE_NAMED.items():
+        if _has_attribute(report.td_attributes, bit) and not _has_attribute(covered, bit):
+            yield Mismatch(path, f"{name} (bit {bit}) not set, or named here", f"{name} is set", "tdattributes-unnamed")
+
+
+def _has_attribute(attributes: bytes, bit: int) -> bool:
+    return bool(int.from_bytes(attributes, "little") >> bit & 1)
 
 
 def _judge_bits(path: str, expected: str, mask: str, actual: bytes) -> Iterator[Mismatch]:
@@ -183,7 +225,7 @@ def _judge_module(path: str, tdx: TdxIdentity, report: TdReport) -> Iterator[Mis
 def judge_tcb(
     claims: Claims, path: str, accepted_statuses: tuple[str, ...], accepted_advisories: tuple[str, ...]
 ) -> list[Mismatch]:
-    """Compare the platform's standing with what is accepted (protocol, section 4.3, points 2 and 3).
+    """Compare the platform's standing with what is accepted (protocol, section 4.3, points 2 and 3; rule 5.5.1).
 
     ``UpToDate`` always passes and ``Revoked`` never does. An empty list of statuses means the default, an empty list
     of advisories accepts all: both as the reference has it. Status names are compared exactly, advisories ignoring

@@ -15,7 +15,7 @@ from uuid import UUID
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from marblerun.errors import Malformed
-from marblerun.pki.encodings import PrivateKey, pkcs8, public_key_info
+from marblerun.pki.encodings import PrivateKey, encoded_pair
 from marblerun.pki.issue import Entropy, Issuer, issue_secret_certificate
 from marblerun.pki.parsed import ParsedCertificate, parse_certificate
 from marblerun.pki.profiles import CertificateTemplate
@@ -138,10 +138,11 @@ def _certificate(name: str, source: SecretDefinition | Secret, key: PrivateKey, 
         raise Malformed("the end of validity is after the year 9999", where=f"{where}.ValidFor") from error
     except Malformed as error:
         raise Malformed(f"not a usable certificate: {error}", where=f"{where}.Cert") from error
+    private, public = encoded_pair(key)
     try:
         certificate = issue_secret_certificate(
             request,
-            public_key=key.public_key(),
+            public_key=public,
             issuer=inputs.issuer,
             not_after=not_after,
             at=inputs.at,
@@ -149,8 +150,8 @@ def _certificate(name: str, source: SecretDefinition | Secret, key: PrivateKey, 
         )
     except Malformed as error:
         raise Malformed(error.message, where=f"{where}.Cert.{error.where}".rstrip(".")) from error
-    value = _value(source, private=pkcs8(key), public=public_key_info(key.public_key()), certificate=certificate)
-    return replace(value, valid_for=valid_for)
+    value = _value(source, private=private, public=public, certificate=certificate)
+    return value if value.valid_for == valid_for else replace(value, valid_for=valid_for)
 
 
 def _request(source: SecretDefinition | Secret) -> CertificateTemplate | ParsedCertificate:

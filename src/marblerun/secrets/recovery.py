@@ -123,7 +123,7 @@ def verify_recovery_signatures(
     # 3
     unused = dict(keys)
     for secret, signature in signatures.items():
-        signer = next((name for name, key in unused.items() if _is_signature(key, secret, signature)), None)
+        signer = signer_of(secret, signature, unused)
         if signer is None:
             raise Untrusted(
                 "a signature is by none of the recovery keys, or by one that was already used",
@@ -131,6 +131,11 @@ def verify_recovery_signatures(
                 reason="bad-signature",
             )
         del unused[signer]
+
+
+def signer_of(secret: bytes, signature: bytes, keys: Mapping[str, rsa.RSAPublicKey]) -> str | None:
+    """By which of ``keys`` the plain secret was signed; the first of several, ``None`` if it is none."""
+    return next((name for name, key in keys.items() if _is_signature(key, secret, signature)), None)
 
 
 def _is_signature(key: rsa.RSAPublicKey, secret: bytes, signature: bytes) -> bool:

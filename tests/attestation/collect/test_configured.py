@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tests.forge.evidence import AT, FMSPC, forge
 
-from marblerun.attestation.collect import CachedSource, Upkeep, configured
+from marblerun.attestation.collect import CachedSource, DiskShelf, Upkeep, configured
 from marblerun.attestation.collect.cache import require_usable
 from marblerun.attestation.collect.configured import collateral_source, service_urls
 from marblerun.attestation.collect.fallback import FallbackSource
@@ -196,6 +196,50 @@ def test_upkeep_renews_before_expiry_until_it_is_closed() -> None:
         return fake.asked, fake.closed, bool(rest)
 
     assert asyncio.run(scenario()) == (2, True, False)
+
+
+def test_upkeep_begins_with_what_earlier_starts_left_and_renews_it(tmp_path: Path) -> None:
+    """Nobody has asked for anything yet."""
+    shelf = DiskShelf(tmp_path)
+    shelf.save(KEY, GOOD)
+    (tmp_path / "notes.json").write_text("not collateral")
+
+    async def scenario() -> tuple[int, int, int]:
+        fake = Fake(GOOD)
+        cache = CachedSource(fake, lambda: AT, shelf=shelf)
+        upkeep = Upkeep(cache, every=60)
+        async with asyncio.timeout(5):
+            while not fake.asked:
+                await asyncio.sleep(0.001)
+        await asyncio.sleep(0.01)
+        await cache.fetch(KEY)
+        await upkeep.aclose()
+        return fake.asked, cache.statistics.hits, cache.statistics.stale_served
+
+    assert shelf.keys() == (KEY,)
+    assert asyncio.run(scenario()) == (1, 1, 0)
+
+
+def test_what_is_known_at_the_start_is_fetched_before_anybody_asks_and_a_failure_is_held_against_nobody() -> None:
+    async def scenario(failing: bool) -> tuple[int, int]:
+        fake = Fake(GOOD)
+        cache = CachedSource(fake, lambda: AT)
+        upkeep = Upkeep(cache)
+        if failing:
+            fake.answer = Unavailable("not yet")
+        upkeep.prefetch(KEY)
+        async with asyncio.timeout(5):
+            while not fake.asked:
+                await asyncio.sleep(0.001)
+        await asyncio.sleep(0.01)
+        fake.answer = GOOD
+        await cache.fetch(KEY)
+        await upkeep.aclose()
+        Upkeep(None).prefetch(KEY)
+        return fake.asked, cache.statistics.refused
+
+    assert asyncio.run(scenario(failing=False)) == (1, 0)
+    assert asyncio.run(scenario(failing=True)) == (2, 0)
 
 
 def test_upkeep_of_nothing_is_nothing() -> None:

@@ -120,13 +120,13 @@ def test_certification_by_ppid_is_parsed_and_cannot_be_verified(kind: int, size:
         parse_quote(with_certification(kind, data + b"\x00"))
 
 
-@pytest.mark.parametrize(("kind", "data"), [(1, bytes(36)), (2, bytes(276)), (3, bytes(404)), (4, b"leaf"), (7, b"m")])
-def test_certification_without_a_chain_is_refused_by_name(kind: int, data: bytes) -> None:
+@pytest.mark.parametrize(("kind", "data", "reason"), [(4, b"leaf", "malformed"), (7, b"m", "unsupported")])
+def test_certification_that_leads_to_no_certificate_is_refused_by_name(kind: int, data: bytes, reason: str) -> None:
     quote = parse_quote(with_certification(kind, data))
     assert summarise_certification(quote.certification).platform is None
     with pytest.raises(Untrusted) as refusal:
         collateral_key(quote)
-    assert (refusal.value.step, refusal.value.reason) == ("certification-data", "unsupported")
+    assert (refusal.value.step, refusal.value.reason) == ("certification-data", reason)
 
 
 def test_the_collateral_key_is_read_from_the_untrusted_leaf() -> None:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import random
 
-import hpack
 import pytest
-from h2.errors import ErrorCodes
-from hyperframe.frame import ContinuationFrame, DataFrame, Frame, HeadersFrame, PingFrame, SettingsFrame
+from hyperframe.frame import Frame, PingFrame, SettingsFrame
 
 from marblerun.coordinator.server.exchange import (
     MAX_CONNECTION_EXTRA_BYTES,
@@ -19,11 +16,9 @@ from marblerun.coordinator.server.exchange import (
     Response,
     Service,
 )
+from marblerun.coordinator.server.frames import PREFACE
 from marblerun.coordinator.server.http1 import Http1Connection
-from marblerun.coordinator.server.http2 import MAX_FRAME_BYTES, FrameGuard, Http2Connection
-from marblerun.wire.limits import MAX_HEADER_BYTES
-
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+from marblerun.coordinator.server.http2 import Http2Connection
 
 
 async def nothing(_request: Request) -> Response:
@@ -53,50 +48,6 @@ def test_connections_share_a_budget_and_each_has_its_own_limit() -> None:
     one.give_all()
     two.give_all()
     assert shared.budget.left == MAX_CONNECTION_EXTRA_BYTES + 150
-
-
-def feed(data: bytes, piece: int) -> ErrorCodes | None:
-    guard = FrameGuard()
-    for start in range(0, len(data), piece):
-        problem = guard.feed(data[start : start + piece])
-        if problem is not None:
-            return problem
-    return None
-
-
-@pytest.mark.parametrize("piece", [1, 2, 8, 9, 10, 1000, 1 << 20])
-def test_legal_frames_pass_in_pieces_of_any_size(piece: int) -> None:
-    block = hpack.Encoder().encode([(b"a", random.Random(3).randbytes(20_000).hex().encode())])
-    frames = [PingFrame(0, b"12345678"), DataFrame(1, bytes(MAX_FRAME_BYTES))]
-    for stream in (1, 3, 5):
-        begun = HeadersFrame(stream, block[:16000])
-        ended = ContinuationFrame(stream, block[16000:32000])
-        ended.flags.add("END_HEADERS")
-        frames += [begun, ended]
-    data = PREFACE + b"".join(frame.serialize() for frame in frames)
-    assert feed(data, piece) is None
-    assert feed(data + (MAX_FRAME_BYTES + 1).to_bytes(3, "big") + bytes(6), piece) is ErrorCodes.FRAME_SIZE_ERROR
-
-
-@pytest.mark.parametrize("piece", [1, 9, 1 << 20])
-def test_a_header_block_may_not_grow_beyond_its_limit_however_it_is_cut(piece: int) -> None:
-    for size in (0, 1, 100, 16000):
-        count = MAX_HEADER_BYTES // (size + 1) + 1
-        frames = [HeadersFrame(1, b""), *(ContinuationFrame(1, bytes(size)) for _ in range(count))]
-        data = PREFACE + b"".join(frame.serialize() for frame in frames)
-        if piece == 1 and len(data) > 100_000:
-            continue
-        assert feed(data, piece) is ErrorCodes.ENHANCE_YOUR_CALM
-
-
-def test_the_guard_knows_when_a_header_block_is_open() -> None:
-    guard = FrameGuard()
-    guard.feed(PREFACE + HeadersFrame(1, b"x").serialize())
-    assert guard.in_header_block
-    ended = ContinuationFrame(1, b"y")
-    ended.flags.add("END_HEADERS")
-    guard.feed(ended.serialize())
-    assert not guard.in_header_block
 
 
 # -- a peer that sends without end and reads nothing -------------------------------------------------------------

@@ -12,6 +12,7 @@ import pytest
 from marblerun.attestation.model import Origin
 from marblerun.attestation.simulated import SimulatedPlatform
 from marblerun.coordinator.server.logs import ConsoleFormatter, JsonFormatter
+from marblerun.coordinator.server.overload import Limits
 from marblerun.coordinator.server.settings import VARIABLES, Settings, settings_from_environment, split_address
 from marblerun.coordinator.server.trust import trust_from_settings
 from marblerun.errors import MarbleRunError, Misconfigured
@@ -54,6 +55,12 @@ def test_an_empty_value_counts_as_not_set_for_every_variable() -> None:
         ("EDG_COORDINATOR_SEAL_DIR", "/s", "seal_directory", Path("/s")),
         ("EDG_COLLATERAL_DIR", "/c", "collateral_directory", Path("/c")),
         ("EDG_QCNL_CONFIG", "/q", "qcnl_config", Path("/q")),
+        ("EDG_LIMIT_CONNECTIONS", "7", "limits", Limits(connections=7)),
+        ("EDG_LIMIT_HANDSHAKES", "7", "limits", Limits(handshakes=7)),
+        ("EDG_LIMIT_ACTIVATIONS", "7", "limits", Limits(activations=7)),
+        ("EDG_LIMIT_REQUESTS", "7", "limits", Limits(requests=7)),
+        ("EDG_LIMIT_WAIT", "7.5", "limits", Limits(wait_seconds=7.5)),
+        ("EDG_LIMIT_KEY_THREADS", "7", "limits", Limits(key_threads=7)),
         ("EDG_COORDINATOR_DEV_MODE", "1", "dev_mode", True),
         ("EDG_COORDINATOR_DEV_MODE", "true", "dev_mode", False),
         ("EDG_DEBUG_LOGGING", "1", "debug_logging", True),
@@ -90,7 +97,8 @@ def test_unknown_variables_are_warned_about_and_known_ones_are_not() -> None:
         "unknown variable EDG_COORDINATOR_MESH_ADR has no effect",
         "variable EDG_K8S_NAMESPACE has no effect: what it belongs to is not built here yet",
     )
-    assert read(**{v.name: "1" for v in VARIABLES if v.name.startswith("EDG_COORD")}).warnings == ()
+    known = {v.name: "1" for v in VARIABLES if v.name.startswith("EDG_COORD")}
+    assert read(**known | {"EDG_COORDINATOR_ANCHOR": "file:/a"}).warnings == ()
 
 
 @pytest.mark.parametrize(
@@ -193,3 +201,10 @@ def test_a_console_line_cannot_be_forged_by_a_peer() -> None:
     assert "\n" not in line
     assert "\r" not in line
     assert "\x1b" not in line
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "1.5", "many", "10000000", "٣"])
+@pytest.mark.parametrize("name", ["CONNECTIONS", "HANDSHAKES", "ACTIVATIONS", "REQUESTS", "KEY_THREADS"])
+def test_a_limit_that_is_no_sensible_number_is_refused_with_its_name(name: str, value: str) -> None:
+    with pytest.raises(Misconfigured, match=f"EDG_LIMIT_{name} is "):
+        read(**{f"EDG_LIMIT_{name}": value})

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.coordinator.manifests import CANARY, INTEGRATION, encode
 from tests.coordinator.people import Person, ask, office, person
 from tests.coordinator.running import Running, running
@@ -199,6 +201,26 @@ def test_both_formats_have_the_request_id_and_json_has_the_references_keys() -> 
     finally:
         REQUEST_ID.reset(token)
     assert "requestId" not in json.loads(JsonFormatter().format(record("hello")))
+
+
+@given(
+    st.text(),
+    st.dictionaries(
+        st.text(),
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.text()) | st.binary(),
+    ),
+)
+def test_a_line_is_what_the_library_makes_of_it(message: str, fields: dict[str, object]) -> None:
+    told = record(message)
+    told.fields = fields
+    entry = {
+        "level": "info",
+        "ts": round(told.created, 6),
+        "caller": f"{told.name}:{told.lineno}",
+        "msg": told.getMessage(),
+        **fields,
+    }
+    assert JsonFormatter().format(told) == json.dumps(entry, ensure_ascii=False, default=str)
 
 
 @pytest.mark.parametrize(("console", "debug", "level"), [(False, False, logging.INFO), (True, True, logging.DEBUG)])

@@ -35,9 +35,11 @@ from marblerun.coordinator.server.main import metrics_from_settings
 from marblerun.coordinator.server.mesh import Activate
 from marblerun.coordinator.server.metrics import OTHER, Metrics, code_name
 from marblerun.coordinator.server.ops import LOOPBACK, MAX_CONNECTIONS, listen_ops, ops_service
+from marblerun.coordinator.server.overload import Limits
 from marblerun.coordinator.server.settings import Settings, settings_from_environment
+from marblerun.coordinator.server.turns import Caller, Overload
 from marblerun.coordinator.store.memory import MemoryStore
-from marblerun.errors import Misconfigured, Unavailable
+from marblerun.errors import Busy, Misconfigured, Unavailable
 from marblerun.marble.credentials import make_credentials
 from marblerun.marble.pins import AnyCoordinator
 from marblerun.marble.rpc_client import call_unary
@@ -263,7 +265,8 @@ def test_a_refusal_for_evidence_names_the_step(platform: SimulatedPlatform) -> N
 
 
 def test_the_collateral_caches_counters_are_told_as_they_are_now() -> None:
-    metrics, statistics = Metrics(), CacheStatistics(misses=2, fetches=3, failures=4, refused=5, stale_served=6)
+    counted = CacheStatistics(misses=2, fetches=3, failures=4, refused=5, stale_served=6, pck_fetches=7, pck_failures=8)
+    metrics, statistics = Metrics(), counted
     assert b"marblerun_collateral_" not in metrics.page("")[0]
     metrics.watch_collateral(statistics)
     statistics.hits += 1
@@ -276,6 +279,8 @@ def test_the_collateral_caches_counters_are_told_as_they_are_now() -> None:
         "marblerun_collateral_failures_total": 4,
         "marblerun_collateral_refused_total": 5,
         "marblerun_collateral_stale_served_total": 6,
+        "marblerun_collateral_pck_fetches_total": 7,
+        "marblerun_collateral_pck_failures_total": 8,
     }
     assert {field.name for field in fields(CacheStatistics)} == {
         name.removeprefix("marblerun_collateral_").removesuffix("_total") for name in found
@@ -329,6 +334,29 @@ def test_connections_and_handshakes_are_told_by_listener(up: Running) -> None:
     assert value(up, "marblerun_coordinator_handshakes_total", listener="client") == 1
     assert value(up, "marblerun_coordinator_failed_handshakes_total", listener="client") == 1
     assert value(up, "marblerun_coordinator_handshakes_total", listener="mesh") == 0
+
+
+def test_refusals_and_queues_of_an_overload_are_told(up: Running) -> None:
+    prefix = "marblerun_coordinator"
+    assert value(up, f"{prefix}_queue_length", queue="mesh-handshakes") == 0
+    assert value(up, f"{prefix}_in_progress", queue="activations") == 0
+    overload = Overload(Limits(requests=1))
+    metrics = Metrics()
+    metrics.watch_overload(overload)
+
+    async def overfill() -> None:
+        await overload.requests.enter(Caller("a"))
+        with pytest.raises(Busy):
+            await overload.requests.enter(Caller("b"))
+
+    asyncio.run(overfill())
+    families = text_string_to_metric_families(metrics.page("")[0].decode())
+    found = {(s.name, *s.labels.values()): s.value for f in families for s in f.samples if "queue" in s.labels}
+    assert found[f"{prefix}_overload_refusals_total", "requests", "full"] == 1
+    assert found[f"{prefix}_in_progress", "requests"] == 1
+    queues = {key[1] for key in found if key[0] == f"{prefix}_queue_length"}
+    assert queues == {"mesh-handshakes", "client-handshakes", "activations", "requests", "keys", "changes"}
+    overload.close()
 
 
 def test_grpc_calls_count_by_the_status_they_ended_with(up: Running) -> None:

@@ -102,7 +102,7 @@ def test_query_values_follow_go(query: str, values: list[str]) -> None:
 def test_a_redirect_keeps_the_query_and_escapes_its_page() -> None:
     response = redirect('/a"<>', "q=<", "GET")
     assert response.status == 307
-    assert dict(response.headers)[b"location"] == b'/a"<>?q=<'
+    assert dict(response.headers)[b"location"] == b"/a%22%3C%3E?q=%3C"
     assert b"<>" not in response.body
     assert redirect("/a", "", "POST").body == redirect("/a", "", "HEAD").body == b""
 
@@ -129,3 +129,17 @@ def test_a_fail_is_json_with_its_message() -> None:
     assert response.body == b'{"status":"fail","data":null,"message":"a\\u003cb"}\n'
     assert json.loads(response.body)["message"] == "a<b"
     assert dict(response.headers) == {b"content-type": b"application/json"}
+
+
+@given(st.text(st.characters(max_codepoint=255)), st.text(st.characters(max_codepoint=255)))
+def test_a_redirect_stays_on_this_host_and_is_one_header_line(path: str, query: str) -> None:
+    """Browsers read a backslash as a slash, so that ``/\\host`` would lead to another host."""
+    (_, location), *_ = redirect(clean_path("/" + path), query, "GET").headers
+    assert location.startswith(b"/")
+    assert location[1:2] not in (b"/", b"\\")
+    assert not set(location) - set(range(0x21, 0x7F))
+
+
+def test_a_redirect_to_another_host_by_a_backslash_is_escaped() -> None:
+    assert redirect(clean_path("/./\\evil.example"), "", "GET").headers[0] == (b"location", b"/%5Cevil.example")
+    assert redirect(clean_path("//a%20b"), "x=1&y=%2F", "GET").headers[0] == (b"location", b"/a%20b?x=1&y=%2F")

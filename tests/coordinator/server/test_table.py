@@ -80,6 +80,10 @@ ROWS: Final[Mapping[tuple[str, str], Row]] = {
     ("GET", "/api/v2/recover/public-key"): Row(
         "/api/v2/recover/public-key", {"recovery": OK, "waiting": ERROR, "running": ERROR, "gated": ERROR}
     ),
+    ("POST", "/api/v2/recover/rehearse"): Row("/api/v2/recover/rehearse", everywhere(FAIL), BROKEN),
+    ("GET", "/api/v2/recover/rehearse/public-key"): Row(
+        "/api/v2/recover/rehearse/public-key", {"recovery": ERROR, "waiting": ERROR, "running": OK, "gated": OK}
+    ),
     ("POST", "/api/v2/sign-quote"): Row("/api/v2/sign-quote", everywhere(OFF) | {"gated": FAIL}, BROKEN),
     ("POST", "/api/v2/monotonic-counter"): Row(
         "/api/v2/monotonic-counter",

@@ -28,7 +28,7 @@ from marblerun.client.statement import SequenceMemory, parse_statement
 from marblerun.coordinator.service import Coordinator, Ports
 from marblerun.coordinator.state import Phase
 from marblerun.coordinator.store import Sealed
-from marblerun.coordinator.store.anchor import FileAnchor
+from marblerun.coordinator.store.anchors.file import FileAnchor
 from marblerun.coordinator.store.lineage import Anchor, Link, Mark, following, link_of, stamped, verify_latest
 from marblerun.coordinator.store.memory import MemoryStore
 from marblerun.errors import Malformed, MarbleRunError, Misconfigured, Unavailable, Untrusted

@@ -86,7 +86,8 @@ def test_a_directory_of_the_reference_is_recovered_and_handed_back_unharmed(
     on(tmp_path, platform, use)
     recovery_data, back = read(key, (tmp_path / "sealed_data").read_bytes())
     assert recovery_data == b"null"
-    added = {"stateSequence", "statePrevious"} | ({"rootSecret", "updateLog"} if old else set())
+    assert b"state recovered" in back["updateLog"]
+    added = {"stateSequence", "statePrevious", "stateProvenance", "updateLog"} | ({"rootSecret"} if old else set())
     assert {name: value for name, value in back.items() if name not in added} == {
         name: value for name, value in entries.items() if name not in added
     }

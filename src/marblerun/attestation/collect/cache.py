@@ -17,11 +17,12 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
 from marblerun.attestation.collect.contents import read_contents
+from marblerun.attestation.collect.pck import PckCache, family_key
 from marblerun.attestation.collect.source import Closable, CollateralSource, describe_key
 from marblerun.attestation.model import Collateral, CollateralKey
 from marblerun.errors import Malformed, MarbleRunError, Unavailable
@@ -61,6 +62,10 @@ class CacheStatistics:
     """Requests answered with a failure remembered."""
     stale_served: int = 0
     """Answers past their refresh time, still valid."""
+    pck_fetches: int = 0
+    """PCK certificates asked for, of machines whose quotes do not carry them."""
+    pck_failures: int = 0
+    """How many of them could not be had."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +85,10 @@ class Shelf(Protocol):
 
     def save(self, key: CollateralKey, collateral: Collateral) -> None:
         """Keep ``collateral`` for ``key``."""
+        ...
+
+    def keys(self) -> tuple[CollateralKey, ...]:
+        """What :meth:`load` may find something for."""
         ...
 
 
@@ -121,8 +130,10 @@ class CachedSource:
         limits: CacheLimits | None = None,
         check: Callable[[Collateral], object] | None = None,
         shelf: Shelf | None = None,
+        check_pck: Callable[[str], object] = str,
     ) -> None:
-        """``clock`` gives the time now, in UTC; ``shelf`` keeps entries across restarts.
+        """``clock`` gives the time now, in UTC; ``shelf`` keeps entries across restarts; ``check_pck`` is ``check`` for
+        PCK certificate chains.
 
         ``check`` raises if collateral is not authentic, for example ``verify_collateral`` with the trusted roots. The
         verifier checks again in any case; without ``check`` a lying service is remembered until the next renewal.
@@ -137,14 +148,28 @@ class CachedSource:
         self._fetching: dict[CollateralKey, asyncio.Task[Collateral]] = {}
         self._slots = asyncio.Semaphore(self._limits.max_fetches)
         self.statistics = CacheStatistics()
+        self._pck = PckCache(
+            source,
+            clock,
+            self.statistics,
+            check=check_pck,
+            max_age=self._limits.max_age,
+            pause=self._limits.pause,
+        )
 
     async def fetch(self, key: CollateralKey) -> Collateral:
         """The collateral for ``key``, from memory, the shelf or the source.
 
+        For a machine whose evidence does not carry its PCK certificate, that is fetched first and comes along.
+
         Raises:
             Unavailable: there is none that is still valid and none can be had; the source's own words.
             Malformed: the source answered with something else; the same.
+            Untrusted: the PCK certificate that it gave has no trusted root.
         """
+        if key.pck is not None:
+            chain = await self._pck.fetch(key.pck)
+            return replace(await self.fetch(family_key(key.tee, chain)), pck_certificate_chain=chain)
         now = self._clock()
         entry = self._current(key, now)
         if entry is None:
@@ -164,14 +189,30 @@ class CachedSource:
         tasks = [self._renew(key, now) for key, entry in list(self._entries.items()) if entry.refresh_at <= now]
         await asyncio.gather(*(task for task in tasks if task is not None), return_exceptions=True)
 
+    async def warm(self) -> None:
+        """Take in what the shelf kept of earlier starts and renew it, so that nobody has to wait for it later."""
+        for key in () if self._shelf is None else await asyncio.to_thread(self._shelf.keys):
+            self._current(key, self._clock())
+            await asyncio.sleep(0)
+        await self.refresh()
+
+    async def prefetch(self, key: CollateralKey) -> None:
+        """Have what :meth:`fetch` would give, before anybody asks. A failure is logged, and held against nobody."""
+        try:
+            await self.fetch(key)
+        except MarbleRunError:
+            self._failures.pop(key, None)
+
     async def keep_fresh(self, every: float = 60.0) -> None:
-        """Call :meth:`refresh` every so many seconds until cancelled; run it as a task of its own."""
+        """:meth:`warm`, then :meth:`refresh` every so many seconds until cancelled; run it as a task of its own."""
+        await self.warm()
         while True:
             await asyncio.sleep(every)
             await self.refresh()
 
     async def aclose(self) -> None:
         """Stop what is being fetched, and close the source if it can be closed."""
+        await self._pck.aclose()
         tasks = list(self._fetching.values())
         for task in tasks:
             task.cancel()
@@ -285,20 +326,29 @@ class CachedSource:
 class Upkeep:
     """Renews what a cache holds, in the background, from its making until it is closed; then the cache is closed too.
 
-    For a source that keeps nothing, or ``None``, there is nothing to do. Needs a running event loop.
+    It begins with what earlier starts left on the shelf, and with what :meth:`prefetch` names. For a source that keeps
+    nothing, or ``None``, there is nothing to do. Needs a running event loop.
     """
 
     def __init__(self, source: CollateralSource | None, every: float = 60.0) -> None:
         """``every``: seconds from one look to the next."""
         self._cache = source if isinstance(source, CachedSource) else None
         self._task: asyncio.Task[None] | None = None
+        self._prefetching: list[asyncio.Task[None]] = []
         if self._cache is not None:
             self._task = asyncio.create_task(self._cache.keep_fresh(every), name="collateral upkeep")
 
+    def prefetch(self, key: CollateralKey) -> None:
+        """Have collateral for ``key`` fetched in the background, before the first evidence needs it."""
+        if self._cache is not None:
+            self._prefetching.append(asyncio.create_task(self._cache.prefetch(key), name="collateral prefetch"))
+
     async def aclose(self) -> None:
         """Stop, and close the cache."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        tasks = [*self._prefetching, *([] if self._task is None else [self._task])]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
         if self._cache is not None:
             await self._cache.aclose()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -17,12 +18,14 @@ from marblerun.attestation.collect.qcnl import DEFAULT_PATH, QcnlSettings, load_
 from marblerun.attestation.collect.settings import INTEL_PCS, CollateralSettings
 from marblerun.attestation.collect.source import CollateralSource
 from marblerun.attestation.dcap.collateral import verify_collateral
+from marblerun.attestation.dcap.pck import platform_of_chain
 from marblerun.attestation.model import Collateral, CollateralKey, TrustRoot
 from marblerun.errors import Malformed, Misconfigured
 
 _log = logging.getLogger("marblerun.collateral")
 
 MAX_SERVICES: Final = 8
+_MAX_API_KEY_BYTES: Final = 256
 
 
 def collateral_source(
@@ -35,6 +38,7 @@ def collateral_source(
     roots: Sequence[TrustRoot] = (),
     directory: Path | None = None,
     qcnl: Path | None = None,
+    api_key_file: Path | None = None,
 ) -> CachedSource:
     """A cache before everything that is named; asked in this order, the first that has good collateral counts:
 
@@ -43,8 +47,11 @@ def collateral_source(
     3. if neither is named: the simulated platform itself; else the service in the file ``qcnl`` (without it, in
        ``/etc/sgx_default_qcnl.conf`` if that is there); else Intel's service.
 
-    With ``roots``, what does not verify under them does not count. Raises Misconfigured for what cannot be used.
+    With ``roots``, what does not verify under them does not count. ``api_key_file`` holds a subscription key, which
+    goes to Intel's service only, and only when a PCK certificate is asked for. Raises Misconfigured for what cannot be
+    used.
     """
+    api_key = _api_key(api_key_file)
 
     def check(collateral: Collateral) -> object:
         return verify_collateral(collateral, roots)
@@ -52,8 +59,15 @@ def collateral_source(
     def accept(key: CollateralKey, collateral: Collateral) -> object:
         return require_usable(key, collateral, _now(), check if roots else None)
 
+    def check_pck(chain: str) -> object:
+        return platform_of_chain(chain, roots)
+
+    def service(settings: CollateralSettings) -> PccsSource:
+        # A PCCS has its own key for Intel's service and needs none of ours.
+        return PccsSource(replace(settings, api_key=api_key) if settings.base == INTEL_PCS else settings)
+
     sources: list[CollateralSource] = [
-        PccsSource(CollateralSettings(url=one, ca_file=ca_file, timeout=timeout_seconds)) for one in service_urls(url)
+        service(CollateralSettings(url=one, ca_file=ca_file, timeout=timeout_seconds)) for one in service_urls(url)
     ]
     if directory is not None:
         if not directory.is_dir():
@@ -62,13 +76,29 @@ def collateral_source(
     if not sources and simulated_platform is not None:
         sources.append(DirectorySource(simulated_platform, _now))
     if not sources:
-        sources.append(PccsSource(_default_service(qcnl, ca_file, timeout_seconds)))
+        sources.append(service(_default_service(qcnl, ca_file, timeout_seconds)))
     return CachedSource(
-        sources[0] if len(sources) == 1 else FallbackSource(sources, accept),
+        sources[0] if len(sources) == 1 else FallbackSource(sources, accept, check_pck),
         _now,
         check=check if roots else None,
         shelf=DiskShelf(cache_directory) if cache_directory else None,
+        check_pck=check_pck,
     )
+
+
+def _api_key(path: Path | None) -> str:
+    if path is None:
+        return ""
+    try:
+        with path.open("rb") as file:
+            key = file.read(_MAX_API_KEY_BYTES + 1).decode("ascii").strip()
+    except OSError as error:
+        raise Misconfigured(f"{path} (EDG_PCS_API_KEY_FILE) cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError:
+        key = ""
+    if not 0 < len(key) <= _MAX_API_KEY_BYTES:
+        raise Misconfigured(f"{path} (EDG_PCS_API_KEY_FILE) holds no subscription key")
+    return key
 
 
 def service_urls(text: str) -> tuple[str, ...]:

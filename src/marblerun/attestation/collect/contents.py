@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
+from marblerun.attestation.dcap.signed_json import parse_time
 from marblerun.attestation.model import Collateral, CollateralKey, Tee
 from marblerun.errors import Malformed
 
@@ -93,15 +94,13 @@ def _statement(text: str, what: str, tees: dict[str, Tee]) -> tuple[_Statement, 
         tee = tees[document["id"]]
         number = document.get("tcbEvaluationDataNumber")
         part = Part(
-            _moment(document["issueDate"]), _moment(document["nextUpdate"]), number if type(number) is int else None
+            parse_time(document["issueDate"]),
+            parse_time(document["nextUpdate"]),
+            number if type(number) is int else None,
         )
         return _Statement(tee, part), document
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
         raise Malformed(f"{what} cannot be read: {type(error).__name__}") from None
-
-
-def _moment(text: str) -> datetime:
-    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
 
 
 def _fmspc(document: dict[str, Any]) -> bytes:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Final
 
 from marblerun.attestation.collect.contents import Contents, read_contents
+from marblerun.attestation.collect.pck import describe_query, family_key, query_name
 from marblerun.attestation.collect.source import describe_key
+from marblerun.attestation.dcap.certificates import MAX_CHAIN_BYTES
 from marblerun.attestation.dcap.collateral import parse_collateral_json
-from marblerun.attestation.model import Collateral, CollateralKey
+from marblerun.attestation.model import Collateral, CollateralKey, PckQuery
 from marblerun.attestation.simulated.platform import SimulatedPlatform, is_simulated_platform
 from marblerun.errors import Malformed, Unavailable
 from marblerun.wire.limits import MAX_COLLATERAL_FIELD_BYTES
@@ -49,7 +51,31 @@ class DirectorySource:
             Unavailable: the directory has none for it.
             Malformed: a file in it is broken.
         """
-        return await asyncio.to_thread(self._find, key)
+        if key.pck is None:
+            return await asyncio.to_thread(self._find, key)
+        chain = await self.fetch_pck(key.pck)
+        found = await asyncio.to_thread(self._find, family_key(key.tee, chain))
+        return replace(found, pck_certificate_chain=chain)
+
+    async def fetch_pck(self, query: PckQuery) -> str:
+        """The PCK certificate chain for ``query``: the simulated platform's own, or in a file named by the query.
+
+        Raises:
+            Unavailable: the directory has none for it.
+        """
+        return await asyncio.to_thread(self._find_pck, query)
+
+    def _find_pck(self, query: PckQuery) -> str:
+        if is_simulated_platform(self._directory):
+            platform = self._load_platform()
+            if query.qe_id == platform.qe_id:
+                return platform.pck_chain
+            raise Unavailable(f"{self._directory} is a simulated platform and not {describe_query(query)}")
+        try:
+            with (self._directory / pck_file(query)).open("rb") as file:
+                return file.read(MAX_CHAIN_BYTES + 1).decode("ascii")
+        except (OSError, UnicodeDecodeError):
+            raise Unavailable(f"{self._directory} holds no PCK certificate for {describe_query(query)}") from None
 
     def _find(self, key: CollateralKey) -> Collateral:
         if is_simulated_platform(self._directory):
@@ -60,12 +86,21 @@ class DirectorySource:
         return chosen.collateral
 
     def _simulated(self, key: CollateralKey) -> Collateral:
-        if self._platform is None:
-            self._platform = SimulatedPlatform.load(self._directory)
-        platform = self._platform.platform
+        simulated = self._load_platform()
+        platform = simulated.platform
         if (key.fmspc, key.ca) != (platform.fmspc, platform.ca):
             raise Unavailable(f"{self._directory} is a simulated platform and not {describe_key(key)}")
-        return self._platform.collateral(self._clock(), key.tee)
+        return simulated.collateral(self._clock(), key.tee)
+
+    def _load_platform(self) -> SimulatedPlatform:
+        if self._platform is None:
+            self._platform = SimulatedPlatform.load(self._directory)
+        return self._platform
+
+
+def pck_file(query: PckQuery) -> str:
+    """The name of the file that holds the PCK certificate chain for ``query``."""
+    return f"pck-{query_name(query)}.pem"
 
 
 def newest(recordings: Iterable[Recording], at: datetime, wanted: Callable[[Contents], bool]) -> Recording | None:

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Final
 
 from marblerun.attestation.collect.directory import load_recording
 from marblerun.attestation.dcap.collateral import collateral_to_json
-from marblerun.attestation.model import Collateral, CollateralKey
+from marblerun.attestation.model import Collateral, CollateralKey, Tee
 from marblerun.errors import MarbleRunError
 
 _log = logging.getLogger("marblerun.collateral")
 
 MAX_FILES: Final = 256
+_KEPT: Final = re.compile(r"(sgx|tdx)-([0-9a-f]{12})-(processor|platform)\.json", re.ASCII)
 
 
 class DiskShelf:
@@ -48,6 +50,15 @@ class DiskShelf:
             self._write(self._path(key), collateral_to_json(collateral))
         except OSError as error:
             _log.warning("cannot keep collateral in %s: %s", self._directory, error.strerror)
+
+    def keys(self) -> tuple[CollateralKey, ...]:
+        """The platforms that there are files for, by their names."""
+        try:
+            found = [_KEPT.fullmatch(path.name) for path in sorted(self._directory.glob("*.json"))[:MAX_FILES]]
+        except OSError as error:
+            _log.warning("cannot read collateral in %s: %s", self._directory, error.strerror)
+            return ()
+        return tuple(CollateralKey(Tee(one[1]), bytes.fromhex(one[2]), one[3]) for one in found if one is not None)
 
     def _path(self, key: CollateralKey) -> Path:
         ca = "processor" if key.ca == "processor" else "platform"

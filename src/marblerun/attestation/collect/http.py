@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import ssl
 from dataclasses import dataclass
+from http import HTTPStatus
 from types import TracebackType
-from typing import Final
-
-import httpx
+from typing import TYPE_CHECKING, Final
 
 from marblerun.attestation.collect.settings import CollateralSettings
 from marblerun.errors import Malformed, Misconfigured, Unavailable
 from marblerun.wire.limits import MAX_COLLATERAL_FIELD_BYTES
+
+if TYPE_CHECKING:
+    import httpx
 
 # Too many requests, and what proxies and services say when somebody behind them is away.
 _WORTH_REPEATING: Final = frozenset({429, 500, 502, 503, 504})
@@ -49,8 +51,22 @@ class BoundedClient:
     def __init__(self, settings: CollateralSettings) -> None:
         """Misconfigured if the CA file cannot be used."""
         self._settings = settings
-        self._client = httpx.AsyncClient(
-            verify=_tls_context(settings),
+        self._tls = _tls_context(settings)
+        self._made: httpx.AsyncClient | None = None
+
+    @property
+    def _client(self) -> httpx.AsyncClient:
+        """Made for the first request: the library and its CA certificates take longer than a Coordinator's start."""
+        if self._made is None:
+            self._made = self._make_client()
+        return self._made
+
+    def _make_client(self) -> httpx.AsyncClient:
+        import httpx
+
+        settings = self._settings
+        return httpx.AsyncClient(
+            verify=self._tls,
             # The whole exchange has its deadline in _once; these bound its single steps as well.
             timeout=httpx.Timeout(settings.timeout),
             limits=httpx.Limits(max_connections=_MAX_CONNECTIONS),
@@ -72,9 +88,10 @@ class BoundedClient:
 
     async def aclose(self) -> None:
         """Close all connections."""
-        await self._client.aclose()
+        if self._made is not None:
+            await self._made.aclose()
 
-    async def get(self, url: str, query: dict[str, str] | None = None) -> Reply:
+    async def get(self, url: str, query: dict[str, str] | None = None, headers: dict[str, str] | None = None) -> Reply:
         """The answer to a GET, repeated with growing pauses while the service is away.
 
         Raises:
@@ -85,7 +102,7 @@ class BoundedClient:
         pause = self._settings.first_pause
         for attempt in range(1, self._settings.attempts + 1):
             try:
-                return await self._once(url, query)
+                return await self._once(url, query, headers)
             except _Repeatable as failure:
                 if attempt == self._settings.attempts:
                     raise Unavailable(f"{failure} (after {attempt} attempts)") from None
@@ -93,10 +110,12 @@ class BoundedClient:
                 pause *= 2
         raise AssertionError("attempts is at least 1")
 
-    async def _once(self, url: str, query: dict[str, str] | None) -> Reply:
+    async def _once(self, url: str, query: dict[str, str] | None, headers: dict[str, str] | None) -> Reply:
+        import httpx
+
         try:
             async with asyncio.timeout(self._settings.timeout):
-                async with self._client.stream("GET", url, params=query) as response:
+                async with self._client.stream("GET", url, params=query, headers=headers) as response:
                     _check_status(response)
                     return Reply(await _read_bounded(response), response.headers)
         except (TimeoutError, httpx.TimeoutException):
@@ -119,7 +138,7 @@ class _Repeatable(Exception):
 
 def _check_status(response: httpx.Response) -> None:
     status = response.status_code
-    if status == httpx.codes.OK:
+    if status == HTTPStatus.OK:
         return
     meaning = _MEANINGS.get(status, response.reason_phrase)
     message = f"status {status}: {meaning}" if meaning else f"status {status}"

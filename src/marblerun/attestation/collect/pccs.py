@@ -13,18 +13,21 @@ from marblerun.attestation.collect.contents import read_contents
 from marblerun.attestation.collect.http import BoundedClient, Reply
 from marblerun.attestation.collect.responses import (
     IDENTITY_CHAIN,
+    PCK_CERTIFICATE_CHAIN,
     PCK_CRL_CHAIN,
     TCB_INFO_CHAIN,
     cut_signed_text,
     decode_crl,
     issuer_chain,
+    pem_certificate,
 )
-from marblerun.attestation.collect.settings import CollateralSettings
+from marblerun.attestation.collect.settings import INTEL_PCS, CollateralSettings
 from marblerun.attestation.collect.source import describe_key
-from marblerun.attestation.model import Collateral, CollateralKey
+from marblerun.attestation.model import Collateral, CollateralKey, PckQuery
 from marblerun.errors import Malformed, MarbleRunError, Unavailable
 
 _API: Final = "certification/v4"
+_KEY_HEADER: Final = "Ocp-Apim-Subscription-Key"
 _WHAT: Final = ("PCK CRL", "root CRL", "TCB Info", "QE identity")
 
 
@@ -59,6 +62,39 @@ class PccsSource:
         collateral = self._assemble(pck_crl, root_crl, tcb_info, identity)
         self._check_answers(collateral, key)
         return collateral
+
+    async def fetch_pck(self, query: PckQuery) -> str:
+        """The PCK certificate chain of the machine that ``query`` names, PEM: leaf, CA, root.
+
+        A PCCS knows machines by their QE ID, and asks Intel by the encrypted PPID for those that it does not know;
+        Intel's service takes the encrypted PPID alone, and wants a subscription key.
+
+        Raises:
+            Unavailable: the service does not have it, or cannot be asked.
+            Malformed: the answer is not a certificate with its issuers.
+        """
+        service = f"collateral service {self._settings.base}: PCK certificate"
+        parameters = {
+            "cpusvn": query.cpusvn.hex(),
+            "pcesvn": query.pce_svn.to_bytes(2, "little").hex(),
+            "pceid": query.pce_id.hex(),
+        }
+        if query.encrypted_ppid:
+            parameters["encrypted_ppid"] = query.encrypted_ppid.hex()
+        if self._settings.base != INTEL_PCS:
+            parameters["qeid"] = query.qe_id.hex()
+        elif not (query.encrypted_ppid and self._settings.api_key):
+            raise Unavailable(
+                f"{service}: Intel's service gives one only for a PPID encrypted with RSA-3072 and to those who have a "
+                "subscription key; name a PCCS (EDG_PCCS_URL) or a file with the key (EDG_PCS_API_KEY_FILE)"
+            )
+        headers = {_KEY_HEADER: self._settings.api_key} if self._settings.api_key else None
+        try:
+            reply = await self._client.get(f"{self._settings.base}/sgx/{_API}/pckcert", parameters, headers)
+            return pem_certificate(reply.body) + issuer_chain(reply.headers, PCK_CERTIFICATE_CHAIN)
+        except MarbleRunError as error:
+            kind = Malformed if isinstance(error, Malformed) else Unavailable
+            raise kind(f"{service}: {error}") from None
 
     async def _all(self, *requests: Awaitable[Reply]) -> list[Reply]:
         results = await asyncio.gather(*requests, return_exceptions=True)

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives import serialization
 
 from marblerun.errors import Malformed
 from marblerun.wire.limits import MAX_HEADER_BYTES
+from marblerun.wire.pem import decode_pem, encode_pem
 
 _WHITESPACE: Final = " \t\r\n"
 _DER_SEQUENCE: Final = b"\x30"
@@ -27,6 +28,7 @@ _SIGNATURE_BYTES: Final = 64
 _MAX_MEMBERS: Final = 16
 
 PCK_CRL_CHAIN: Final = ("SGX-PCK-CRL-Issuer-Chain",)
+PCK_CERTIFICATE_CHAIN: Final = ("SGX-PCK-Certificate-Issuer-Chain",)
 TCB_INFO_CHAIN: Final = ("TCB-Info-Issuer-Chain", "SGX-TCB-Info-Issuer-Chain")
 """The second is API version 3's, which some services still send."""
 IDENTITY_CHAIN: Final = ("SGX-Enclave-Identity-Issuer-Chain",)
@@ -111,6 +113,19 @@ def issuer_chain(headers: Mapping[str, str], names: tuple[str, ...]) -> str:
     if not (chain.isascii() and "-----BEGIN CERTIFICATE-----" in chain):
         raise Malformed(f"header {names[0]} is not a URL-encoded PEM chain")
     return chain
+
+
+def pem_certificate(body: bytes) -> str:
+    """The one certificate in ``body``, as PEM text with a line end.
+
+    Raises:
+        Malformed: it is something else.
+    """
+    try:
+        (encoded,) = decode_pem(body.rstrip(b"\x00"), "CERTIFICATE", max_blocks=1, max_bytes=MAX_HEADER_BYTES)
+    except (Malformed, ValueError):
+        raise Malformed("is not one certificate in PEM") from None
+    return encode_pem(encoded, "CERTIFICATE")
 
 
 def decode_crl(body: bytes) -> bytes:

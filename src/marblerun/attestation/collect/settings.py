@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit, urlunsplit
@@ -41,6 +41,8 @@ class CollateralSettings:
     cache_dir: Path | None = None
     """Where collateral is kept across restarts; None keeps it in memory only."""
     proxy: str | None = None
+    api_key: str = field(default="", repr=False)
+    """Subscription key for PCK certificates, which Intel's service asks for; sent with nothing else."""
 
     def __post_init__(self) -> None:
         if self.timeout <= 0 or self.attempts < 1 or self.first_pause < 0:
@@ -48,6 +50,10 @@ class CollateralSettings:
         if self.update not in ("standard", "early"):
             raise Misconfigured("the update channel for collateral must be standard or early")
         base_url(self.url)
+        if self.api_key and not self.base.startswith("https:"):
+            raise Misconfigured("a subscription key is sent over https only; the collateral service is named with http")
+        if not (self.api_key.isascii() and all(character.isprintable() for character in self.api_key)):
+            raise Misconfigured("the subscription key has characters that no such key has")
 
     @property
     def base(self) -> str:

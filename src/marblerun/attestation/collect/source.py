@@ -11,7 +11,7 @@ class CollateralSource(Protocol):
     """Something that can be asked for collateral."""
 
     async def fetch(self, key: CollateralKey) -> Collateral:
-        """The collateral for ``key``, unverified.
+        """The collateral for ``key``, unverified. ``key.pck`` is for ``CachedSource`` and ``DirectorySource`` only.
 
         Raises:
             Unavailable: it cannot be had now, or not from here; the message says what failed.
@@ -31,4 +31,6 @@ class Closable(Protocol):
 
 def describe_key(key: CollateralKey) -> str:
     """A key in words, for messages."""
+    if key.pck is not None:
+        return f"the {key.tee.value} platform with QE ID {key.pck.qe_id.hex()}"
     return f"{key.tee.value} platform FMSPC {key.fmspc.hex()} ({key.ca} CA)"

@@ -126,7 +126,10 @@ def read_certificate(encoded: bytes, step: str, what: str, memory: CertificateMe
 
 
 def parse_certificate(encoded: bytes) -> Certificate:
-    """The same, but whatever goes wrong comes out as the parser raised it: for :func:`parsing` to catch."""
+    """The same, but whatever goes wrong comes out as the parser raised it: for :func:`parsing` to catch.
+
+    Rules 3.1.2 (P-256 and ecdsa-with-SHA256) and 3.1.9 (no critical extension without a meaning here).
+    """
     parsed = x509.load_der_x509_certificate(encoded)
     signed = split_signed(encoded)
     members = der.elements(der.single(signed.tbs).content, limit=10)
@@ -218,6 +221,8 @@ def _usual_common_names(name: bytes) -> list[bytes] | None:
             return None
         if name[offset + 3] != part - 2 or name[value + 1] != end - value - 2:
             return None
+        if name[value] & 0x1F == 0x1F:  # a tag of several bytes
+            return None
         if name[offset + 6 : value] == _COMMON_NAME:
             values.append(name[value + 2 : end])
         offset = end
@@ -251,7 +256,7 @@ def read_chain(pem: bytes, step: str, what: str, memory: CertificateMemory | Non
 
 
 def named(chain: Sequence[Certificate], name: str, step: str, what: str) -> Certificate:
-    """The one certificate of ``chain`` whose common name contains ``name``.
+    """The one certificate of ``chain`` whose common name contains ``name`` (rule 3.1.1).
 
     By name and not by position: real quotes hold their chain in more than one order (formats, section 1.4).
     """
@@ -264,7 +269,10 @@ def named(chain: Sequence[Certificate], name: str, step: str, what: str) -> Cert
 def verify_root(
     root: Certificate, roots: Sequence[TrustRoot], step: str, memory: CertificateMemory | None = None
 ) -> TrustRoot:
-    """The trusted root whose key ``root`` holds and is signed by; Untrusted of ``step`` if there is none."""
+    """The trusted root whose key ``root`` holds and is signed by; Untrusted of ``step`` if there is none.
+
+    Rules 3.1.7 and 7.3.1: the key is pinned, not the certificate.
+    """
     for trusted in roots:
         if trusted.spki_sha256 == root.spki_sha256:
             verify_authority(root, step)
@@ -281,7 +289,7 @@ def verify_root(
 def verify_issued(
     certificate: Certificate, issuer: Certificate, step: str, memory: CertificateMemory | None = None
 ) -> None:
-    """Untrusted of ``step`` unless ``issuer`` is named in and has signed ``certificate``."""
+    """Untrusted of ``step`` unless ``issuer`` is named in and has signed ``certificate`` (rule 3.1.6)."""
     if certificate.issuer != issuer.subject:
         raise Untrusted(
             f"{certificate.common_name!r} was not issued by {issuer.common_name!r}", step=step, reason="mismatch"
@@ -304,7 +312,7 @@ def _keep(certificate: Certificate, memory: CertificateMemory | None) -> None:
 
 
 def verify_intermediate(ca: Certificate, root: Certificate, step: str, memory: CertificateMemory | None = None) -> None:
-    """Untrusted of ``step`` unless ``ca`` is an authority under ``root``, which must allow authorities under it."""
+    """Untrusted of ``step`` unless ``ca`` is an authority under ``root``, which must allow such (rule 3.1.4)."""
     verify_authority(ca, step)
     if root.path_length == 0:
         raise Untrusted(f"{root.common_name!r} allows no authority under it", step=step, reason="mismatch")
@@ -313,13 +321,13 @@ def verify_intermediate(ca: Certificate, root: Certificate, step: str, memory: C
 
 
 def verify_leaf(leaf: Certificate, issuer: Certificate, step: str, memory: CertificateMemory | None = None) -> None:
-    """Untrusted of ``step`` unless ``leaf`` signs data, is no authority, and was issued by ``issuer``."""
+    """Untrusted of ``step`` unless ``leaf`` signs data, is no authority (rule 3.1.5), and ``issuer`` issued it."""
     if leaf.is_ca or leaf.signs_certificates or not leaf.signs_data:
         raise Untrusted(f"{leaf.common_name!r} must sign data and nothing else", step=step, reason="mismatch")
     verify_issued(leaf, issuer, step, memory)
 
 
 def verify_authority(certificate: Certificate, step: str) -> None:
-    """Untrusted of ``step`` unless ``certificate`` may sign certificates and CRLs."""
+    """Untrusted of ``step`` unless ``certificate`` may sign certificates and CRLs (rule 3.1.3)."""
     if not (certificate.is_ca and certificate.signs_certificates and certificate.signs_crls):
         raise Untrusted(f"{certificate.common_name!r} is not a certificate authority", step=step, reason="mismatch")

@@ -36,12 +36,14 @@ _CA_NAME: Final = "SGX PCK"
 MAX_SIGNED: Final = 64
 """CRLs, TCB Infos and identities remembered, of each kind; one is 1 to 30 KB in practice."""
 MAX_COLLATERAL_JSON_BYTES: Final = 9 * MAX_COLLATERAL_FIELD_BYTES
-_FIELDS: Final = tuple(field.name for field in fields(Collateral))
+_CHAIN_FIELD: Final = "pck_certificate_chain"
+_FIELDS: Final = tuple(field.name for field in fields(Collateral) if field.name != _CHAIN_FIELD)
 _HEX_FIELDS: Final = frozenset({"root_ca_crl", "pck_crl", "tcb_info_signature", "qe_identity_signature"})
 
 
 def parse_collateral_json(text: str | bytes) -> Collateral:
-    """The collateral in ``text``, a JSON object of the nine fields; other members are ignored.
+    """The collateral in ``text``, a JSON object of the nine fields and, for evidence that does not carry it, the
+    machine's ``pck_certificate_chain``; other members are ignored.
 
     Raises Malformed for anything else, and for a field of more than 1 MiB. Nothing is trusted yet.
     """
@@ -53,7 +55,11 @@ def parse_collateral_json(text: str | bytes) -> Collateral:
         raise Malformed(f"not JSON: {error}", where="collateral") from error
     if not isinstance(members, dict):
         raise Malformed("not a JSON object", where="collateral")
-    return Collateral(**{name: _parse_field(name, members.get(name)) for name in _FIELDS})
+    chain = members.get(_CHAIN_FIELD)
+    return Collateral(
+        **{name: _parse_field(name, members.get(name)) for name in _FIELDS},
+        pck_certificate_chain="" if chain is None else _parse_field(_CHAIN_FIELD, chain),
+    )
 
 
 def _parse_field(name: str, value: object) -> Any:
@@ -73,6 +79,8 @@ def _parse_field(name: str, value: object) -> Any:
 def collateral_to_json(collateral: Collateral) -> str:
     """The JSON object that :func:`parse_collateral_json` reads back as ``collateral``."""
     members = {name: getattr(collateral, name) for name in _FIELDS}
+    if collateral.pck_certificate_chain:
+        members[_CHAIN_FIELD] = collateral.pck_certificate_chain
     return json.dumps({name: value.hex() if isinstance(value, bytes) else value for name, value in members.items()})
 
 
@@ -174,7 +182,8 @@ class _Chain:
             encoded = pem.encode("ascii")
         except UnicodeEncodeError as error:
             raise Untrusted(f"{what} is not ASCII", step=step, reason="malformed") from error
-        self.certificates = read_chain(encoded, step, what, memory)
+        # Services that fill C strings count the NUL at their end.
+        self.certificates = read_chain(encoded.rstrip(b"\x00"), step, what, memory)
         self.root = named(self.certificates, ROOT_NAME, step, what)
         self.trusted = verify_root(self.root, roots, step, memory)
 
@@ -183,7 +192,7 @@ class _Chain:
         return certificate.validity(self.step, f"a certificate of {self.what}")
 
     def verify_same_root(self, trusted: TrustRoot) -> None:
-        """Untrusted unless the chain ends in ``trusted``: no root vouches for another one's parts."""
+        """Untrusted unless the chain ends in ``trusted``: no root vouches for another one's parts (rule 7.4.2)."""
         if self.trusted != trusted:
             raise Untrusted(f"{self.what} is under another root", step=self.step, reason="mismatch")
 
@@ -220,6 +229,7 @@ def _verify_identity(text: str, signature: bytes, signer: Certificate) -> qe.Enc
 
 
 def _verify_text(text: str, signature: bytes, signer: Certificate, step: str, what: str) -> None:
+    # Rule 4.3.1: over the exact text, nothing is written again.
     if not text:
         raise Untrusted(f"{what} is missing", step=step, reason="missing")
     try:

@@ -45,7 +45,8 @@ class RevocationList:
 def read_crl(encoded: bytes, issuer: Certificate, step: str, what: str) -> RevocationList:
     """The CRL in ``encoded`` (DER), which ``issuer`` must have signed; Untrusted of ``step`` otherwise.
 
-    The entries are walked only after the signature was found good, so that nobody but the issuer decides how many.
+    Rules 6.1.1 and 6.2.2 (by its issuer, by name and signature), 6.3.1 (missing or unreadable is a failure). The
+    entries are walked only after the signature was found good, so that nobody but the issuer decides how many.
     """
     if not encoded:
         raise Untrusted(f"{what} is missing", step=step, reason="missing")
@@ -84,7 +85,8 @@ def _validity(parsed: x509.CertificateRevocationList, step: str, what: str) -> V
 
 
 def _serials(parsed: x509.CertificateRevocationList, members: tuple[der.Element, ...]) -> frozenset[int]:
-    # A critical extension changes what the list means (a part of the certificates, a difference, other issuers).
+    # Rule 6.3.2. A critical extension changes what the list means: a part of the certificates, a difference, other
+    # issuers.
     if any(extension.critical for extension in parsed.extensions):
         raise Malformed("unknown critical extension")
     usual = _usual_serials(members)

@@ -21,6 +21,7 @@ from marblerun.attestation.dcap.certificates import (
     verify_leaf,
     verify_root,
 )
+from marblerun.attestation.dcap.completion import pck_query, read_lone_leaf, unsupported
 from marblerun.attestation.dcap.quote import (
     ENCRYPTED_PPID_RSA_2048,
     ENCRYPTED_PPID_RSA_3072,
@@ -75,7 +76,7 @@ class PckChain:
 def verify_pck_chain(
     certification: CertificationData, roots: Sequence[TrustRoot], memory: CertificateMemory | None = None
 ) -> PckChain:
-    """The chain in a quote's certification data: leaf, CA and root, signatures up to a trusted root.
+    """The chain in certification data of type 5: leaf, CA and root, signatures up to a trusted root.
 
     Untrusted of step ``certification-data`` for a type that holds no chain, of ``pck-chain`` for anything else.
     """
@@ -92,11 +93,26 @@ def verify_pck_chain(
 def collateral_key(quote: Quote, memory: CertificateMemory | None = None) -> CollateralKey:
     """Which collateral belongs to ``quote``: its TEE, and FMSPC and CA of its PCK certificate, not yet trusted.
 
-    Untrusted of step ``certification-data`` if the quote does not carry its PCK certificate, of ``pck-chain`` if the
-    certificate cannot be read.
+    For certification data of types 1 to 3 how to ask for that certificate instead. Untrusted of step
+    ``certification-data`` if nothing leads to one, or if a lone certificate cannot be read; of ``pck-chain`` if one in
+    a chain cannot. Rule 7.2.1.
     """
+    query = pck_query(quote)
+    if query is not None:
+        return CollateralKey(tee=quote.tee, fmspc=b"", ca="", pck=query)
     leaf, kind = _unverified_leaf(quote.certification, memory)
     return CollateralKey(tee=quote.tee, fmspc=read_platform(leaf, kind).fmspc, ca=kind)
+
+
+def platform_of_chain(chain: str, roots: Sequence[TrustRoot] = ()) -> Platform:
+    """The platform that a PCK certificate chain in PEM names; Untrusted if it cannot be read.
+
+    With ``roots``, its signatures must lead to one of them; without, nothing is verified.
+    """
+    certification = CertificationData(PCK_CHAIN, chain.encode("ascii", "replace"))
+    if roots:
+        return verify_pck_chain(certification, roots).platform
+    return read_platform(*_unverified_leaf(certification))
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,34 +126,33 @@ class CertificationSummary:
 
 def summarise_certification(certification: CertificationData) -> CertificationSummary:
     """What the certification data says, nothing verified; never raises over its content."""
-    if certification.type != PCK_CHAIN:
-        return CertificationSummary(_DESCRIPTIONS[certification.type])
+    description = _DESCRIPTIONS[certification.type]
+    if certification.type not in (PCK_LEAF, PCK_CHAIN):
+        return CertificationSummary(description)
     try:
         leaf, kind = _unverified_leaf(certification)
         platform = read_platform(leaf, kind)
     except Untrusted as error:
-        return CertificationSummary(f"PCK certificate chain, unreadable: {error.message}")
-    return CertificationSummary(_DESCRIPTIONS[PCK_CHAIN], platform, (leaf.not_before, leaf.not_after))
+        return CertificationSummary(f"{description}, unreadable: {error.message}")
+    return CertificationSummary(description, platform, (leaf.not_before, leaf.not_after))
 
 
 def _unverified_leaf(
     certification: CertificationData, memory: CertificateMemory | None = None
 ) -> tuple[Certificate, str]:
-    chain = read_chain(_chain_pem(certification), STEP, _CHAIN, memory)
-    leaf = named(chain, LEAF_NAME, STEP, _CHAIN)
+    if certification.type == PCK_LEAF:
+        leaf = read_lone_leaf(certification, memory)
+    else:
+        chain = read_chain(_chain_pem(certification), STEP, _CHAIN, memory)
+        leaf = named(chain, LEAF_NAME, STEP, _CHAIN)
     return leaf, _ca_kind(leaf)
 
 
 def _chain_pem(certification: CertificationData) -> bytes:
     if certification.type != PCK_CHAIN:
-        raise Untrusted(
-            f"certification data of type {certification.type} does not carry the PCK certificate chain (type 5); "
-            "configure the platform's quote provider to embed it",
-            step="certification-data",
-            reason="unsupported",
-        )
-    # Most producers end the text with a NUL, some do not (formats, section 1.4).
-    return certification.data.removesuffix(b"\x00")
+        raise unsupported(certification)
+    # Most producers end the text with a NUL, some do not (formats, section 1.4); some pad it with several.
+    return certification.data.rstrip(b"\x00")
 
 
 def _ca(chain: Sequence[Certificate], leaf: Certificate) -> tuple[str, Certificate]:
@@ -161,7 +176,10 @@ def read_platform(leaf: Certificate, ca: str) -> Platform:
 
 
 def parse_sgx_extension(extension: bytes, ca: str) -> Platform:
-    """The platform in the value of the extension 1.2.840.113741.1.13.1; Malformed for anything else."""
+    """The platform in the value of the extension 1.2.840.113741.1.13.1; Malformed for anything else.
+
+    Rules 3.2.1 (all fields, each once, 16 components) and 3.2.2 (their types, sizes and ranges).
+    """
     fields = _pairs(der.single(extension), _SGX, _SGX_OID, limit=16)
     tcb = _pairs(_required(fields, 2), f"{_SGX}.2", _SGX_OID + b"\x02", limit=_COMPONENTS + 2)
     components = bytes(_required(tcb, i + 1).unsigned(der.INTEGER, "SVN", limit=255) for i in range(_COMPONENTS))

@@ -44,7 +44,10 @@ class EnclaveIdentity:
 
 
 def parse_identity(text: str) -> EnclaveIdentity:
-    """The identity in ``text``, whose signature was verified; Malformed for another id, version or shape."""
+    """The identity in ``text``, whose signature was verified; Malformed for another id, version or shape.
+
+    Rules 4.2.1 (id, version) and 4.2.2 (an enclave is up to date, out of date or revoked, nothing else).
+    """
     fields = parse_object(text, "enclaveIdentity")
     identity, version = fields.text("id"), fields.number("version")
     if identity not in _IDS or version != _VERSION:
@@ -69,15 +72,15 @@ def parse_identity(text: str) -> EnclaveIdentity:
 
 def verify_identity(report: SgxReport, identity: EnclaveIdentity) -> None:
     """Untrusted of step ``qe-match`` unless the QE's report is of the enclave that ``identity`` describes."""
-    if report.debug:
+    if report.debug:  # 7.9.5
         raise Untrusted("the quoting enclave runs in debug mode", step=MATCH_STEP, reason="debug")
-    if int.from_bytes(report.miscselect, "big") & identity.miscselect_mask != identity.miscselect:
+    if int.from_bytes(report.miscselect, "big") & identity.miscselect_mask != identity.miscselect:  # 7.9.1
         raise _mismatch("MISCSELECT")
-    if int.from_bytes(report.attributes, "big") & identity.attributes_mask != identity.attributes:
+    if int.from_bytes(report.attributes, "big") & identity.attributes_mask != identity.attributes:  # 7.9.2
         raise _mismatch("ATTRIBUTES")
-    if report.mrsigner != identity.mrsigner:
+    if report.mrsigner != identity.mrsigner:  # 7.9.3
         raise _mismatch("MRSIGNER")
-    if report.isv_prod_id != identity.isv_prod_id:
+    if report.isv_prod_id != identity.isv_prod_id:  # 7.9.4
         raise _mismatch("ISVPRODID")
 
 
@@ -88,8 +91,9 @@ def _mismatch(field: str) -> Untrusted:
 def matching_level(levels: tuple[IsvLevel, ...], isv_svn: int, *, step: str, what: str) -> PartStatus:
     """The first level that ``isv_svn`` reaches; Untrusted of ``step`` if there is none or it is revoked."""
     for level in levels:
-        if isv_svn >= level.isv_svn:
-            if level.part.status is TcbStatus.REVOKED:
+        if isv_svn >= level.isv_svn:  # 5.2.1
+            if level.part.status is TcbStatus.REVOKED:  # 5.2.3
                 raise Untrusted(f"{what} with ISVSVN {isv_svn} is revoked", step=step, reason="revoked")
             return level.part
+    # 5.2.2
     raise Untrusted(f"{what} with ISVSVN {isv_svn} is below every TCB level", step=step, reason="not-supported")

@@ -110,7 +110,10 @@ class Quote:
 
 
 def parse_quote(data: bytes) -> Quote:
-    """The quote in ``data``, raw or behind a 16-byte Open Enclave header; Malformed for anything else."""
+    """The quote in ``data``, raw or behind a 16-byte Open Enclave header; Malformed for anything else.
+
+    Rules 7.1.1 (bounded), 7.1.2 (every length) and 7.1.3 (nothing follows).
+    """
     quote, trailing = parse_quote_prefix(data)
     if trailing:
         raise Malformed(f"{len(trailing)} bytes follow after the quote", where="quote")
@@ -151,6 +154,7 @@ def parse_quote_prefix(data: bytes) -> tuple[Quote, bytes]:
 
 
 def _parse_header(raw: Reader) -> Header:
+    # Rules 7.1.4 (version), 7.1.5 (key type), 7.1.6 (TEE), 7.1.7 (vendor).
     version, key_type, tee_type, qe_svn, pce_svn, vendor, user_data = _HEADER.unpack(raw.take(HEADER_BYTES, "header"))
     if version not in (3, 4, 5):
         raise Malformed(f"quote version {version}; versions 3, 4 and 5 are known", where="quote")
@@ -186,6 +190,7 @@ def _unwrap_qe_certification(outer: Reader) -> Reader:
 
 
 def _parse_certification(reader: Reader) -> CertificationData:
+    # Rule 7.1.8.
     kind = reader.u16("certification data type")
     if kind not in (*_PPID_SIZES, PCK_LEAF, PCK_CHAIN, PLATFORM_MANIFEST):
         raise Malformed(f"certification data type {kind} is not possible here", where="quote signature data")

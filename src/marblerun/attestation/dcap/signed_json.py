@@ -17,7 +17,7 @@ from marblerun.errors import Malformed
 
 MAX_LEVELS: Final = 256
 MAX_ADVISORIES: Final = 256
-_TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
+_TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?Z", re.ASCII)
 # Relaunch statuses are a verifier's conclusion, never in a level. Source: Intel PCS API v4, tcbStatus.
 PLATFORM_STATUSES: Final = frozenset(TcbStatus) - {
     TcbStatus.UNKNOWN,
@@ -25,6 +25,16 @@ PLATFORM_STATUSES: Final = frozenset(TcbStatus) - {
     TcbStatus.TD_RELAUNCH_ADVISED_CONFIGURATION_NEEDED,
 }
 ENCLAVE_STATUSES: Final = frozenset({TcbStatus.UP_TO_DATE, TcbStatus.OUT_OF_DATE, TcbStatus.REVOKED})
+
+
+def parse_time(text: str) -> datetime:
+    """A time of signed JSON, RFC 3339 with ``Z``; ValueError for anything else.
+
+    The service writes whole seconds. Fractions are read as well, to microseconds.
+    """
+    if not _TIME.fullmatch(text):
+        raise ValueError("not a time in UTC")
+    return datetime.fromisoformat(text)  # the Z makes it UTC
 
 
 class Fields:
@@ -69,13 +79,11 @@ class Fields:
         return value
 
     def time(self, name: str) -> datetime:
-        """A time in UTC, in whole seconds, with ``Z``."""
+        """A time in UTC, as :func:`parse_time` reads it."""
         text = self.text(name)
-        if not _TIME.fullmatch(text):
-            self._refuse(name, f"{text!r} is not a time")
         try:
-            return datetime.fromisoformat(text)  # the Z makes it UTC
-        except (ValueError, OverflowError):
+            return parse_time(text)
+        except ValueError:
             self._refuse(name, f"{text!r} is not a time")
 
     def has(self, name: str) -> bool:
@@ -96,7 +104,7 @@ class Fields:
         return tuple(Fields(member, f"{self._path}.{name}[{i}]") for i, member in enumerate(members))
 
     def svns(self, name: str, count: int) -> bytes:
-        """A list of exactly ``count`` objects that each have an ``svn`` from 0 to 255, one byte each."""
+        """A list of exactly ``count`` objects that each have an ``svn`` from 0 to 255, one byte each (rule 4.1.4)."""
         components: Sequence[Any] = self._get(name, list)
         svns = _svns(components)
         if svns is None or len(svns) != count:
@@ -113,7 +121,7 @@ class Fields:
         return tuple(members)
 
     def status(self, allowed: frozenset[TcbStatus]) -> PartStatus:
-        """``tcbStatus``, ``tcbDate`` and ``advisoryIDs`` of a TCB level; the status must be one of ``allowed``."""
+        """``tcbStatus``, ``tcbDate`` and ``advisoryIDs`` of a TCB level; the status one of ``allowed`` (rule 4.1.6)."""
         text = self.text("tcbStatus")
         if text not in allowed:
             self._refuse("tcbStatus", f"{text!r} is unknown")
@@ -134,7 +142,7 @@ def _svns(components: Sequence[Any]) -> bytes | None:
 
 
 def parse_object(text: str, path: str) -> Fields:
-    """The JSON object in ``text``; Malformed for anything else, for a name given twice, and for fractions."""
+    """The JSON object in ``text``; Malformed for else, for a name given twice, and for fractions (rule 4.3.2)."""
     try:
         value = json.loads(text, object_pairs_hook=_unique, parse_float=_no_number, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:

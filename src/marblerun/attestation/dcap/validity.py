@@ -20,7 +20,10 @@ class Validity:
 
 
 def verify_validity(periods: Iterable[Validity], at: datetime) -> None:
-    """Untrusted with the step of the first period that ``at`` lies outside of (``not-yet-valid`` or ``expired``)."""
+    """Untrusted with the step of the first period that ``at`` lies outside of (``not-yet-valid`` or ``expired``).
+
+    Rules 3.1.8 (certificates), 4.1.2 (TCB Info), 4.2.3 (QE identity), 6.1.2 and 6.2.3 (revocation lists).
+    """
     for period in periods:
         if at < period.not_before:
             raise Untrusted(

@@ -19,7 +19,7 @@ from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 from urllib.parse import parse_qs, quote
 
 from cryptography import x509
@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives import serialization
 
 from marblerun.attestation.collect.contents import Contents
 from marblerun.attestation.collect.directory import Recording, load_recordings, newest
-from marblerun.attestation.model import Collateral, Tee
+from marblerun.attestation.model import Collateral, Platform, Tee
 from marblerun.attestation.simulated.platform import SimulatedPlatform
 from marblerun.errors import NotFound
 
@@ -41,6 +41,24 @@ class Publisher(Protocol):
 
     def find(self, *, tee: Tee | None = None, fmspc: bytes | None = None, ca: str | None = None) -> Collateral | None:
         """Collateral that fits everything that is given, or None."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedPck:
+    """The PCK certificate of one machine; both parts PEM text."""
+
+    leaf: str
+    issuers: str
+    platform: Platform
+
+
+@runtime_checkable
+class PckPublisher(Protocol):
+    """A publisher that knows machines."""
+
+    def find_pck(self, qe_id: bytes) -> PublishedPck | None:
+        """The PCK certificate of the machine with this QE ID (16 bytes), or None."""
         ...
 
 
@@ -58,6 +76,13 @@ class PlatformPublisher:
         if fmspc not in (None, own.fmspc) or ca not in (None, own.ca):
             return None
         return self._platform.collateral(self._clock(), tee or Tee.SGX)
+
+    def find_pck(self, qe_id: bytes) -> PublishedPck | None:
+        """The platform's PCK certificate, if it is asked for."""
+        if qe_id != self._platform.qe_id:
+            return None
+        leaf, end, issuers = self._platform.pck_chain.partition("-----END CERTIFICATE-----\n")
+        return PublishedPck(leaf + end, issuers, self._platform.platform)
 
 
 class RecordedPublisher:
@@ -109,7 +134,8 @@ class _Refused(Exception):
 def answer(publisher: Publisher, target: str) -> Answer:
     """The answer to GET ``target`` (path and query).
 
-    400 for bad parameters, 404 for an unknown path, FMSPC or evaluation number, 410 for API version 3.
+    400 for bad parameters, 404 for an unknown path, FMSPC or evaluation number, 410 for API version 3, 461 for a
+    machine without PCK certificate here.
     """
     path, _, query = target.partition("?")
     tee, _, rest = path.strip("/").partition("/")
@@ -128,6 +154,8 @@ def _resource(publisher: Publisher, tee: Tee, resource: str, query: dict[str, st
     match tee, resource:
         case Tee.SGX, "pckcrl":
             return _pck_crl(publisher, query)
+        case Tee.SGX, "pckcert":
+            return _pck_certificate(publisher, query)
         case Tee.SGX, "rootcacrl":
             crl = _found(publisher.find(), "root CRL").root_ca_crl
             return Answer(200, crl.hex().encode(), "application/pkix-crl")
@@ -137,6 +165,30 @@ def _resource(publisher: Publisher, tee: Tee, resource: str, query: dict[str, st
             return _qe_identity(publisher, tee, query)
         case _:
             raise _Refused(404, "no such resource")
+
+
+# Digits of each parameter; the encrypted PPID may be absent for a machine that is known by its QE ID.
+_PCK_PARAMETERS: Final = {"qeid": 32, "cpusvn": 32, "pcesvn": 4, "pceid": 4, "encrypted_ppid": 768}
+
+
+def _pck_certificate(publisher: Publisher, query: dict[str, str]) -> Answer:
+    for name, digits in _PCK_PARAMETERS.items():
+        if name not in query and name == "encrypted_ppid":
+            continue
+        text = query.get(name, "")
+        if len(text) != digits or not all(digit in "0123456789abcdefABCDEF" for digit in text):
+            raise _Refused(400, f"{name} must be {digits} hex digits")
+    found = publisher.find_pck(bytes.fromhex(query["qeid"])) if isinstance(publisher, PckPublisher) else None
+    if found is None or query["pceid"].lower() != found.platform.pce_id.hex():
+        raise _Refused(461, "no such platform")
+    platform = found.platform
+    headers = {
+        "SGX-PCK-Certificate-Issuer-Chain": quote(found.issuers),
+        "SGX-TCBm": platform.cpu_svns.hex() + platform.pce_svn.to_bytes(2, "little").hex(),
+        "SGX-FMSPC": platform.fmspc.hex().upper(),
+        "SGX-PCK-Certificate-CA-Type": platform.ca,
+    }
+    return Answer(200, found.leaf.encode(), "application/x-pem-file", headers)
 
 
 def _pck_crl(publisher: Publisher, query: dict[str, str]) -> Answer:

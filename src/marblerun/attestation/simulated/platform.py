@@ -152,9 +152,9 @@ class SimulatedPlatform:
             attributes=bytes((flags,)) + quotes.SGX_ATTRIBUTES[1:],
             cpusvn=self.platform.cpu_svns,
         )
-        header = quotes.header(3, Tee.SGX, pce_svn=self.platform.pce_svn, qe_id=self._qe_id)
+        header = quotes.header(3, Tee.SGX, pce_svn=self.platform.pce_svn, qe_id=self.qe_id)
         body = quotes.encode_sgx_report(report)
-        return quotes.sign_quote(header, body, self._quoting_enclave, self._pck_chain).encode()
+        return quotes.sign_quote(header, body, self._quoting_enclave, self.pck_chain).encode()
 
     def collateral(self, at: datetime, tee: Tee = Tee.SGX) -> Collateral:
         """Collateral valid at ``at`` and for 29 days more, freshly signed.
@@ -201,11 +201,13 @@ class SimulatedPlatform:
         return secret
 
     @cached_property
-    def _qe_id(self) -> bytes:
+    def qe_id(self) -> bytes:
+        """By what quotes name this machine, 16 bytes."""
         return hashlib.sha256(b"QE ID" + self.platform.ppid).digest()[:16]
 
     @cached_property
-    def _pck_chain(self) -> str:
+    def pck_chain(self) -> str:
+        """PEM text: PCK leaf, PCK CA, root; what quotes carry."""
         return "".join(
             read_file(self.directory, f"{name}.pem").decode("ascii") for name in ("pck", "pck-ca", "root-ca")
         )

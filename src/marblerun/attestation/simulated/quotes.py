@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -114,7 +114,10 @@ def encode_sgx_report(report: SgxReport) -> bytes:
 
 
 def encode_td_report(report: TdReport) -> bytes:
-    """A TD report body: 584 bytes, or 648 (TDX 1.5) if TEE_TCB_SVN2 is there. Source: formats, section 2.3."""
+    """A TD report body: 584 bytes, 648 (TDX 1.5) if TEE_TCB_SVN2 is there, 885 if it is extended.
+
+    Source: formats, section 2.3.
+    """
     body = b"".join(
         (
             report.tee_tcb_svn,
@@ -133,6 +136,9 @@ def encode_td_report(report: TdReport) -> bytes:
     )
     if report.tee_tcb_svn2 is not None:
         body += report.tee_tcb_svn2 + (report.mrservicetd or bytes(48))
+    if report.extended is not None:
+        number, *fields = astuple(report.extended)
+        body += bytes((number, *b"".join(fields)))
     return body
 
 
@@ -202,7 +208,7 @@ def sign_quote(quote_header: bytes, body: bytes, qe: QuotingEnclave, pck_chain: 
 
 def v5_body(body: bytes) -> bytes:
     """A report body with the type and size that version 5 puts in front. Source: formats, section 2.2."""
-    kind = {384: 1, 584: 2, 648: 3}[len(body)]
+    kind = {384: 1, 584: 2, 648: 3, 885: 4}[len(body)]
     return struct.pack("<HI", kind, len(body)) + body
 
 

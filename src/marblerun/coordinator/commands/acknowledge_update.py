@@ -26,8 +26,8 @@ def acknowledge_update(
     who may acknowledge it (Denied)  4. ``raw`` is byte for byte the pending manifest (Conflict)  5. a line of the
     update log  6. with nothing missing, the update is applied
 
-    A second time by the same user changes nothing but the log. If applying fails, the reply says why and the new state
-    is the old one without the pending update.
+    A second time by the same user changes nothing, the log included, which would grow with every one. If applying
+    fails, the reply says why and the new state is the old one without the pending update.
     """
     user = require_caller(state, leaf, Operation.ACKNOWLEDGE)  # 1
     pending = state.pending_update
@@ -38,6 +38,8 @@ def acknowledge_update(
     if not hmac.compare_digest(raw, pending.manifest):  # 4
         raise Conflict("the manifest is not the pending one: it has to be the same byte for byte")
     first_time = not pending.acknowledged[user.name]
+    if not first_time and pending.missing > 0:
+        return Outcome(state, UpdateReply.waiting(pending))
     pending = PendingUpdate(
         pending.manifest, {**pending.acknowledged, user.name: True}, pending.missing - (1 if first_time else 0)
     )

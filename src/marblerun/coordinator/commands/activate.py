@@ -35,7 +35,7 @@ from marblerun.manifest.templates import (
     compile_template,
 )
 from marblerun.pki.csr import parse_csr
-from marblerun.pki.encodings import certificate_pem, pkcs8, private_key_pem, public_key_info
+from marblerun.pki.encodings import certificate_pem, encoded_pair, private_key_pem
 from marblerun.pki.issue import issue_marble_certificate
 from marblerun.policy.admission import Admission, require_admitted
 from marblerun.policy.names import require_names
@@ -227,14 +227,15 @@ class _Instance:
         self.authority = authority
         self.budget = Budget()  # for all its templates together
         _check_names(marble, request)
-        self.key = inputs.entropy.ec_key(ec.SECP384R1())
+        self.private_key, self.public_key = encoded_pair(inputs.entropy.ec_key(ec.SECP384R1()))
+        """PKCS#8 and PKIX DER."""
         try:
             self.certificate = issue_marble_certificate(
                 request.csr,
                 marble_type=request.marble_type,
                 uuid=uuid,
                 issuer=issuer,
-                public_key=self.key.public_key(),
+                public_key=self.public_key,
                 at=inputs.at,
                 entropy=inputs.entropy,
             )
@@ -247,11 +248,6 @@ class _Instance:
         self.previous = InstanceSecrets(deployment.previous_secrets, uuid=uuid, marble_name=name, inputs=earlier)
 
     @cached_property
-    def private_key(self) -> bytes:
-        """PKCS#8 DER."""
-        return pkcs8(self.key)
-
-    @cached_property
     def certificate_pem(self) -> str:
         """The leaf alone."""
         return certificate_pem(self.certificate)
@@ -259,18 +255,13 @@ class _Instance:
     @cached_property
     def private_key_pem(self) -> str:
         """PKCS#8 in PEM."""
-        return private_key_pem(self.key)
+        return private_key_pem(self.private_key)
 
     @cached_property
     def data(self) -> TemplateData:
         """What templates may read."""
         authority = self.authority
-        own = Secret(
-            type="",
-            certificate=self.certificate,
-            private=self.private_key,
-            public=public_key_info(self.key.public_key()),
-        )
+        own = Secret(type="", certificate=self.certificate, private=self.private_key, public=self.public_key)
         return TemplateData(
             marblerun=ReservedSecrets(
                 root_ca=Secret(type="", certificate=authority.marble_root_der),

@@ -6,14 +6,18 @@ A state machine over values: :class:`Gathering` is what has been given, :func:`g
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from itertools import combinations
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import Certificate
 
+from marblerun.coordinator.commands.update_log import log_line
 from marblerun.coordinator.state import Authority, DataKey, Phase, State
 from marblerun.coordinator.store.entries import decode_state
 from marblerun.coordinator.store.lineage import Link, link_of
@@ -128,7 +132,7 @@ def _give_listed(gathering: Gathering, expected: frozenset[str], new: Given) -> 
     remaining = len(expected) - len(given)
     is_share = len(new.secret) == SHARE_BYTES
     if not remaining or (is_share and len(given) > 1):
-        key = _combined(given)
+        key = combined([one.secret for one in given])
         if key is not None and is_data_key(key, gathering.sealed_data):
             return _done(gathering, Found(key, given))
     if remaining:
@@ -147,7 +151,7 @@ def _give_unlisted(gathering: Gathering, new: Given) -> Progress:
     given = (*others, new)[-MAX_SHARES:]
     gathering = replace(gathering, given=given)
     for chosen in _combinations([other for other in given[:-1] if len(other.secret) == len(new.secret)], new):
-        key = _combined(chosen)
+        key = combined([one.secret for one in chosen])
         if key is not None and is_data_key(key, gathering.sealed_data):
             return _done(gathering, Found(key, chosen))
     message = (
@@ -170,9 +174,8 @@ def _combinations(others: Sequence[Given], new: Given) -> Iterator[tuple[Given, 
             yield (*chosen, new)
 
 
-def _combined(given: Sequence[Given]) -> bytes | None:
-    """The key that the secrets make; ``None`` if they do not fit together."""
-    secrets = [one.secret for one in given]
+def combined(secrets: Sequence[bytes]) -> bytes | None:
+    """The key that plain secrets make; ``None`` if they do not fit together. At least one is needed."""
     try:
         return combine_shamir(secrets) if len(secrets[0]) == SHARE_BYTES else xor(secrets)
     except Malformed:
@@ -212,6 +215,31 @@ def recovered_state(gathering: Gathering, found: Found) -> State:
         raise Untrusted(f"the manifest inside the state is damaged: {error}", step="recovered-state") from error
     verify_recovery_signatures(signatures, keys, manifest.config.recovery_threshold)
     return replace(state, data_key=DataKey(found.key, _recovery_data(gathering, found, len(keys))))
+
+
+def with_recovery_recorded(recovered: State, at: datetime) -> State:
+    """What ``recovered_state`` gave, with this recovery in its record and in its update log.
+
+    The enclave writes this itself, whatever the state says: so a state of somebody's own making can be told from one
+    that never left the enclaves it was made in.
+    """
+    if recovered.deployment is None:
+        raise RuntimeError("a recovered state has a manifest")
+    manifest = parse_manifest(recovered.deployment.manifest)
+    keys = [
+        recovery_key(text).public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        for text in manifest.recovery_keys.values()
+    ]
+    needed = manifest.config.recovery_threshold or len(keys)
+    provenance = recovered.provenance.after_recovery(keys, needed, at)
+    fields = {
+        "recoveries": provenance.recoveries,
+        "recoveryKeys": sorted(manifest.recovery_keys),
+        "needed": needed,
+        "manifestFingerprint": hashlib.sha256(recovered.deployment.manifest).hexdigest(),
+    }
+    line = log_line(at, "state recovered", fields)
+    return replace(recovered, provenance=provenance, update_log=recovered.update_log + line)
 
 
 def link_of_found(gathering: Gathering, found: Found) -> Link:

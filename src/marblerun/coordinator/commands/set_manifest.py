@@ -37,12 +37,12 @@ def set_manifest(
     The reply holds, by recovery key name, what the key's holder needs for a recovery, encrypted to that key. Raises
     WrongPhase, and Malformed or Denied for a manifest that cannot be used; then nothing has changed.
     """
-    if state.phase not in (Phase.ACCEPTING_MANIFEST, Phase.RECOVERY):
-        raise WrongPhase("server is not in expected state: a manifest is already set; change it with a manifest update")
+    require_no_manifest(state)
     manifest = parse_manifest(raw)
     verify_usable(manifest, environment)
     deployment = make_deployment(state, manifest, raw, inputs)
     recovery = new_recovery(manifest, inputs.entropy)
+    fingerprint = hashlib.sha256(raw).hexdigest()
     new = replace(
         state,
         phase=Phase.ACCEPTING_MARBLES,
@@ -52,11 +52,17 @@ def set_manifest(
         pending_update=None,
         activations={},
         counters={},
+        provenance=replace(state.provenance, first_manifest=fingerprint),
         other_entries={},
     )
-    fingerprint = hashlib.sha256(raw).hexdigest()
     event = Event("manifest set", {"fingerprint": fingerprint, "marbles": len(manifest.marbles)})
     return Outcome(new, recovery.shares, (event,))
+
+
+def require_no_manifest(state: State) -> None:
+    """Return where a manifest may be set; else raise WrongPhase."""
+    if state.phase not in (Phase.ACCEPTING_MANIFEST, Phase.RECOVERY):
+        raise WrongPhase("server is not in expected state: a manifest is already set; change it with a manifest update")
 
 
 def verify_usable(manifest: Manifest, environment: Mapping[str, str]) -> None:

@@ -7,6 +7,7 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from marblerun.coordinator.commands import Inputs
+from marblerun.coordinator.provenance import BEGUN
 from marblerun.coordinator.state import Authority, DataKey, Phase, State
 from marblerun.pki.issue import Issuer, issue_intermediate, issue_marble_root, issue_root
 from marblerun.pki.profiles import SubjectNames
@@ -20,6 +21,7 @@ def start_state(names: SubjectNames, inputs: Inputs) -> State:
         phase=Phase.ACCEPTING_MANIFEST,
         authority=new_authority(names, inputs),
         root_secret=inputs.entropy.token(ROOT_SECRET_BYTES),
+        provenance=BEGUN,
     )
 
 
@@ -33,6 +35,7 @@ def recovery_state(names: SubjectNames, recovery_data: bytes, inputs: Inputs) ->
         authority=new_authority(names, inputs),
         root_secret=inputs.entropy.token(ROOT_SECRET_BYTES),
         data_key=DataKey(b"", recovery_data),
+        provenance=BEGUN,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Final
 from marblerun.coordinator.commands import Event, Inputs, Outcome
 from marblerun.coordinator.commands.authority import renewed_authority
 from marblerun.coordinator.commands.caller import Operation, require_deployment, require_granted
-from marblerun.coordinator.commands.update_log import log_line
+from marblerun.coordinator.commands.update_log import MAX_BY_PACKAGES, log_line, logged
 from marblerun.coordinator.commands.update_reply import IN_FORCE, UpdateReply
 from marblerun.coordinator.state import State
 from marblerun.manifest.model import Manifest, Package
@@ -37,6 +37,7 @@ def update_packages(state: State, user: User, manifest: Manifest, inputs: Inputs
     raised = {name: replace(deployment.packages[name], security_version=version) for name, version in versions.items()}
     authority = renewed_authority(state.authority, inputs)  # 4
     generation = generate.Inputs(state.root_secret, authority.marble_issuer, inputs.at, inputs.entropy)
+    lines = "".join(_line(inputs, user, *item) for item in versions.items())  # 6
     certificates = generate.regenerated_certificates(deployment.secrets, generation)  # 5
     new = replace(
         state,
@@ -47,7 +48,7 @@ def update_packages(state: State, user: User, manifest: Manifest, inputs: Inputs
             secrets={**deployment.secrets, **certificates},
             compiled={},
         ),
-        update_log=state.update_log + "".join(_line(inputs, user, *item) for item in versions.items()),  # 6
+        update_log=logged(state, lines, MAX_BY_PACKAGES),
     )
     event = Event("packages updated", {"user": user.name, "packages": ", ".join(versions)})
     return Outcome(new, UpdateReply(message=IN_FORCE), (event,))

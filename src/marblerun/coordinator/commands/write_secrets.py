@@ -8,7 +8,7 @@ from dataclasses import replace
 from marblerun.coordinator.commands import Event, Inputs, Outcome
 from marblerun.coordinator.commands.caller import Operation, require_caller, require_deployment, require_granted
 from marblerun.coordinator.commands.dry_run import try_templates
-from marblerun.coordinator.commands.update_log import log_line
+from marblerun.coordinator.commands.update_log import MAX_BY_SECRETS, log_line, logged
 from marblerun.coordinator.state import State
 from marblerun.errors import Malformed, NotFound
 from marblerun.policy.access import WRITE_SECRET
@@ -48,4 +48,5 @@ def write_secrets(
         for name in sorted(uploaded)
     ]
     event = Event("secrets set", {"user": user.name, "secrets": ", ".join(sorted(uploaded))})
-    return Outcome(replace(state, deployment=new, update_log=state.update_log + "".join(lines)), None, (event,))
+    log = logged(state, "".join(lines), MAX_BY_SECRETS)
+    return Outcome(replace(state, deployment=new, update_log=log), None, (event,))

@@ -47,3 +47,12 @@ class KeySealer(Protocol):
     def unseal(self, sealed: bytes, additional: bytes) -> bytes:
         """The key."""
         ...
+
+
+def is_vouching(sealer: KeySealer) -> bool:
+    """Whether only enclaves of the same product can have sealed what ``sealer`` opens (its attribute ``vouches``).
+
+    A TPM seals for whoever is on its machine: a state that opens with it may be one of the host's own making
+    (docs/adr/0007-provenance.md). A sealer that says nothing does not vouch.
+    """
+    return bool(getattr(sealer, "vouches", False))

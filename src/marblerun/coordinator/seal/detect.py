@@ -1,4 +1,4 @@
-"""Which sealing key this process has: that of the TEE it shows evidence from."""
+"""Which sealing key this process has: that of the TEE it shows evidence from, or of a TPM that was asked for."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from marblerun.coordinator.seal import KeySealer
 from marblerun.coordinator.seal.gramine import KEYS_DIRECTORY, GramineKeys
 from marblerun.coordinator.seal.none import AbsentSealer, PlainSealer
 from marblerun.coordinator.seal.platform import EnclaveSealer, SimulatedKeys
+from marblerun.errors import Misconfigured
 from marblerun.pki.issue import Entropy
 
 _ROOT: Final = Path("/")
+TPM_VARIABLE: Final = "EDG_COORDINATOR_TPM"
+PCRS_VARIABLE: Final = "EDG_COORDINATOR_TPM_PCRS"
 
 
 def detect_sealer(
@@ -27,9 +30,14 @@ def detect_sealer(
 ) -> KeySealer:
     """The sealer for this process.
 
-    Only ``OE_SIMULATION=1`` leaves the data key in the clear, as the reference does without an enclave; a machine
-    without a sealing key gets a sealer that says so, and every restart there needs recovery.
+    A TPM seals only where ``EDG_COORDINATOR_TPM`` asks for it, and then before all others; in Gramine that is refused,
+    since the host owns the TPM and would be given the data key. Only ``OE_SIMULATION=1`` leaves the data key in the
+    clear, as the reference does without an enclave; a machine without a sealing key gets a sealer that says so, and
+    every restart there needs recovery.
     """
+    tpm = _tpm_sealer(environment, entropy, root)
+    if tpm is not None:
+        return tpm
     if environment.get("OE_SIMULATION") == "1":
         return PlainSealer()
     if platform is not None:
@@ -38,3 +46,24 @@ def detect_sealer(
     if issuer.origin is Origin.HARDWARE and (root / KEYS_DIRECTORY).is_dir():
         return EnclaveSealer("Gramine", GramineKeys(root / KEYS_DIRECTORY), entropy)
     return AbsentSealer()
+
+
+def _tpm_sealer(environment: Mapping[str, str], entropy: Entropy, root: Path) -> KeySealer | None:
+    """The TPM that the settings name; raises Misconfigured for one that cannot, or must not, be used."""
+    device, pcrs = environment.get(TPM_VARIABLE, ""), environment.get(PCRS_VARIABLE, "")
+    if not device:
+        if pcrs:
+            raise Misconfigured(f"{PCRS_VARIABLE} is set but {TPM_VARIABLE} is not: nothing would be sealed to a TPM")
+        return None
+    if (root / KEYS_DIRECTORY.parent).exists():
+        raise Misconfigured(
+            f"{TPM_VARIABLE} is set inside an enclave, where the TPM is the host's and would learn the data key; unset "
+            "it, and Gramine's sealing key is used"
+        )
+    from marblerun.coordinator.seal.tpm import TpmSealer
+    from marblerun.coordinator.seal.tpm_device import parse_tcti, tpm_library
+    from marblerun.coordinator.seal.tpm_key import DEFAULT_PCRS, parse_pcrs
+
+    sealer = TpmSealer(parse_tcti(device), parse_pcrs(pcrs) if pcrs else DEFAULT_PCRS, entropy)
+    tpm_library()
+    return sealer

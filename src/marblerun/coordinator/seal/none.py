@@ -10,6 +10,8 @@ class PlainSealer:
     """For ``OE_SIMULATION=1`` only: nothing is protected there, and the key file says so by its content."""
 
     name = "none (simulation)"
+    vouches = True
+    """There is no evidence in simulation, so nobody relies on it; a restart then leaves the state as it is."""
 
     def seal(self, key: bytes, mode: SealMode, additional: bytes) -> bytes:
         """The key itself (protocol, section 10.2, "noenclave")."""

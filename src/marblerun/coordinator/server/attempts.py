@@ -5,16 +5,15 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from ipaddress import IPv6Address, ip_address
 from math import ceil
 from typing import Final
+
+from marblerun.coordinator.server.overload import network_of
 
 # A person with a wrong certificate stays far below; a program that tries on fills neither the log nor our time.
 MAX_FAILURES_PER_MINUTE: Final = 60
 # Addresses remembered at a time; the one that has been quiet for longest is forgotten first.
 MAX_ADDRESSES: Final = 4096
-# Whoever has one IPv6 address usually has the whole network of it.
-_IPV6_NETWORK_BITS: Final = 64
 
 
 class FailedAttempts:
@@ -33,7 +32,7 @@ class FailedAttempts:
     def record(self, address: str) -> int:
         """Count a failure: 0 while the address is within the limit, else the seconds after which it is again."""
         self.total += 1
-        key, now = _network(address), self._clock()
+        key, now = network_of(address), self._clock()
         left, since = self._buckets.pop(key, (float(MAX_FAILURES_PER_MINUTE), now))
         left = min(float(MAX_FAILURES_PER_MINUTE), left + (now - since) * MAX_FAILURES_PER_MINUTE / 60)
         wait = 0 if left >= 1 else max(1, ceil((1 - left) * 60 / MAX_FAILURES_PER_MINUTE))
@@ -41,16 +40,3 @@ class FailedAttempts:
         if len(self._buckets) > MAX_ADDRESSES:
             self._buckets.popitem(last=False)
         return wait
-
-
-def _network(address: str) -> str:
-    try:
-        parsed = ip_address(address)
-    except ValueError:
-        return address
-    if not isinstance(parsed, IPv6Address):
-        return str(parsed)
-    if parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
-    shift = 128 - _IPV6_NETWORK_BITS
-    return str(IPv6Address(int(parsed) >> shift << shift))

@@ -10,34 +10,40 @@ from collections.abc import Mapping
 from dataclasses import replace
 from email.utils import formatdate
 from functools import lru_cache
+from math import ceil
 from typing import Final
 
 from marblerun.attestation.model import Origin
 from marblerun.coordinator.commands.caller import Unauthorized
 from marblerun.coordinator.commands.features import FeatureDisabled
 from marblerun.coordinator.commands.monotonic_counter import UnauthorizedMarble
+from marblerun.coordinator.commands.rehearse import NoRecoveryKeys, RehearsalRefused
+from marblerun.coordinator.commands.set_manifest import require_no_manifest
 from marblerun.coordinator.commands.update_reply import NoUpdateInProgress
 from marblerun.coordinator.server import envelope
 from marblerun.coordinator.server.attempts import FailedAttempts
-from marblerun.coordinator.server.exchange import Request, Response, Service
+from marblerun.coordinator.server.exchange import BadRequest, Request, Response, Service
+from marblerun.coordinator.server.overload import network_of
 from marblerun.coordinator.server.problems import INTERNAL_TEXT
 from marblerun.coordinator.server.rest.document import with_document
 from marblerun.coordinator.server.rest.features import FEATURES
 from marblerun.coordinator.server.rest.recovery import RECOVERY
 from marblerun.coordinator.server.rest.route import (
     MANIFEST_BODY,
-    BadRequest,
+    Between,
     Call,
     Route,
     Table,
     base64_text,
-    read_large_body,
+    read_body,
 )
+from marblerun.coordinator.server.rest.strangers import SMALL_BODY_BYTES
 from marblerun.coordinator.server.rest.users_v1 import USERS_V1
 from marblerun.coordinator.server.rest.users_v2 import USERS_V2
 from marblerun.coordinator.server.routing import Routes, clean_path, query_values, redirect, split_target
+from marblerun.coordinator.server.turns import Caller, Desk, Overload
 from marblerun.coordinator.service import Coordinator, SignedManifest
-from marblerun.errors import Denied, MarbleRunError
+from marblerun.errors import Busy, Denied, MarbleRunError
 from marblerun.wire.limits import MAX_REST_BODY_BYTES
 
 _log = logging.getLogger(__name__)
@@ -45,13 +51,24 @@ _log = logging.getLogger(__name__)
 MAX_NONCE_BYTES: Final = 1024
 
 
-def client_service(coordinator: Coordinator) -> Service:
-    """The client listener's requests, answered by ``coordinator``."""
+def client_service(coordinator: Coordinator, desk: Desk | None = None) -> Service:
+    """The client listener's requests, answered by ``coordinator`` in the turns that ``desk`` gives."""
     routes: Routes[Route] = Routes(TABLE)
     attempts = FailedAttempts()
+    between = Between()
+    desk = desk or Overload().requests
 
     async def handle(request: Request) -> Response:
-        response = await _answer(coordinator, routes, attempts, request)
+        caller = Caller(network_of(request.peer.address))
+        try:
+            await desk.enter(caller)
+        except Busy as busy:
+            response = _busy(busy)
+        else:
+            try:
+                response = await _answer(coordinator, routes, attempts, between, request)
+            finally:
+                desk.leave(caller)
         date = formatdate(usegmt=True).encode("ascii")
         return replace(response, headers=(*response.headers, (b"date", date)))
 
@@ -60,12 +77,20 @@ def client_service(coordinator: Coordinator) -> Service:
         max_body_bytes=MAX_REST_BODY_BYTES,
         too_large=lambda: envelope.error(413, f"the request body is larger than {MAX_REST_BODY_BYTES} bytes"),
         failed=lambda: envelope.error(500, INTERNAL_TEXT),
-        overloaded=lambda: envelope.error(503, "too many requests at once; try again"),
+        overloaded=lambda: _busy(Busy("too many requests at once; try again", retry_after=1.0)),
+    )
+
+
+def _busy(busy: Busy) -> Response:
+    """Nothing has been begun; the same in both versions, as every failure that is not the client's."""
+    refused = envelope.error(503, str(busy))
+    return replace(
+        refused, headers=(*refused.headers, (b"retry-after", b"%d" % ceil(busy.retry_after))), reason=busy.code
     )
 
 
 async def _answer(
-    coordinator: Coordinator, routes: Routes[Route], attempts: FailedAttempts, request: Request
+    coordinator: Coordinator, routes: Routes[Route], attempts: FailedAttempts, between: Between, request: Request
 ) -> Response:
     split = split_target(request.target)
     if split is None:
@@ -80,7 +105,7 @@ async def _answer(
     try:
         if route.operation is not None:
             coordinator.authorize(route.operation, request.peer.leaf)
-        return await route.handle(coordinator, Call(request, query))
+        return await route.handle(coordinator, Call(request, query, between))
     except BadRequest as problem:
         refused = (envelope.fail if route.jsend_fail else envelope.error)(400, str(problem))
         return replace(refused, reason="bad-request")
@@ -94,13 +119,28 @@ async def _answer(
 def _refused(route: Route, attempts: FailedAttempts, request: Request, problem: MarbleRunError) -> Response:
     if isinstance(problem, Unauthorized | UnauthorizedMarble):
         return _unauthorized(route, attempts, request, problem)
+    if isinstance(problem, RehearsalRefused):
+        return _rehearsal_refused(attempts, request, problem)
+    if isinstance(problem, Busy):
+        return _busy(problem)
     if isinstance(problem, FeatureDisabled):
         return envelope.error(403, str(problem))
-    if isinstance(problem, NoUpdateInProgress):
+    if isinstance(problem, NoUpdateInProgress | NoRecoveryKeys):
         return envelope.error(404, str(problem))
     if route.operation is not None and isinstance(problem, Denied):
         _log.warning("a user was refused", extra={"fields": {"reason": str(problem)}})
     return envelope.error(route.failed, str(problem))
+
+
+def _rehearsal_refused(attempts: FailedAttempts, request: Request, problem: RehearsalRefused) -> Response:
+    """The answer to a secret that does not count; who keeps trying is told to wait, and is no longer logged."""
+    wait = attempts.record(request.peer.address)
+    if wait:
+        refused = envelope.fail(429, f"too many failures from this address; wait {wait} s")
+        return replace(refused, headers=(*refused.headers, (b"retry-after", b"%d" % wait)))
+    fields = {"peer": request.peer.address, "reason": str(problem)}
+    _log.warning("a secret of a recovery rehearsal was refused", extra={"fields": fields})
+    return envelope.fail(403, str(problem))
 
 
 def _unauthorized(
@@ -184,9 +224,15 @@ def _v2_signed(signed: SignedManifest) -> Response:
 
 
 async def _v2_set_manifest(coordinator: Coordinator, call: Call) -> Response:
-    body = await read_large_body(call, MANIFEST_BODY)
-    shares = await coordinator.set_manifest(body["manifest"])
-    return envelope.success({"RecoverySecrets": {name: _base64(share) for name, share in shares.items()}})
+    async def set_manifest() -> Response:
+        if len(call.request.body) > SMALL_BODY_BYTES:
+            require_no_manifest(coordinator.state)  # before a second is spent on it
+        body = await call.between.large_bodies.read(len(call.request.body), lambda: read_body(call, MANIFEST_BODY))
+        require_no_manifest(coordinator.state)  # at once, so that strangers do not take up room among those who wait
+        shares = await coordinator.set_manifest(body["manifest"])
+        return envelope.success({"RecoverySecrets": {name: _base64(share) for name, share in shares.items()}})
+
+    return await call.between.repeats.answer(call.request, set_manifest)
 
 
 async def _v2_quote(coordinator: Coordinator, call: Call) -> Response:
@@ -234,6 +280,7 @@ def _v1_signed(signed: SignedManifest | None) -> Response:
 
 
 async def _v1_set_manifest(coordinator: Coordinator, call: Call) -> Response:
+    require_no_manifest(coordinator.state)
     shares = await coordinator.set_manifest(call.request.body)
     if not shares:
         return envelope.success(None)

@@ -109,7 +109,8 @@ _V2: Final[Mapping[tuple[str, str], Description]] = {
         _object(statement=TEXT, quote=_or_null(BYTES)),
         query=(_NONCE,),
         detail="The statement is JSON in a string: state, rootCertificate, manifestFingerprint, updateLogHash, "
-        "sequence and head of the latest durable state, evidence, nonce. "
+        "sequence and head of the latest durable state, provenance (where the CA comes from: complete, firstManifest, "
+        "recoveries, recoveredBy), evidence, nonce. "
         "With a nonce a quote covers the SHA-256 of it.",
     ),
     ("GET", "update"): Description("The update log", _object(updateLog=_list_of(TEXT))),
@@ -128,6 +129,24 @@ _V2: Final[Mapping[tuple[str, str], Description]] = {
     ),
     ("GET", "recover/public-key"): Description(
         "A key that recovery secrets may be encrypted for",
+        _object(algorithm={"const": "RSA"}, ephemeralPublicKey=BYTES),
+    ),
+    ("POST", "recover/rehearse"): Description(
+        "Find out whether recovery secrets would recover; changes nothing",
+        _object(
+            holder=TEXT,
+            given=COUNT,
+            needed=COUNT,
+            recoverable=_or_null({"type": "boolean"}),
+            message=TEXT,
+        ),
+        _object(recoverySecret=BYTES, recoverySecretSignature=BYTES),
+        errors=(403, 404, 429),
+        detail="In state 3 only. A secret counts only with the signature of a recovery key of the manifest in force. "
+        "recoverable is null until as many as are needed were given; then all of them are forgotten.",
+    ),
+    ("GET", "recover/rehearse/public-key"): Description(
+        "A key that secrets of a rehearsal may be encrypted for",
         _object(algorithm={"const": "RSA"}, ephemeralPublicKey=BYTES),
     ),
     ("POST", "sign-quote"): Description(

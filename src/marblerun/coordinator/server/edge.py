@@ -18,12 +18,20 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from OpenSSL import SSL, crypto
 
 from marblerun.coordinator.server.exchange import Patience, Peer
+from marblerun.coordinator.server.overload import Refusal, Ticket, network_of
+from marblerun.coordinator.server.turns import Door, Overload
 
 # A handshake with a client certificate is a few KiB; chains of real deployments stay below 32 KiB.
 MAX_HANDSHAKE_BYTES: Final = 128 * 1024
+# The first flight is one message of some hundred bytes; with keys against quantum computers 2 KiB.
+MAX_HELLO_BYTES: Final = 32 * 1024
+# Above this nothing more is taken from a peer whose handshake waits for its turn; a large request may follow it.
+_WAITING_BYTES: Final = 64 * 1024
 # Go's FIPS set (protocol, section 3.6) and ChaCha20 for everybody else: AEAD only.
 _TLS12_CIPHERS: Final = b"ECDHE+AESGCM:ECDHE+CHACHA20"
 _READ_CHUNK: Final = 64 * 1024
+# OpenSSL gives one record at a time, however much room there is.
+_RECORD_BYTES: Final = 16 * 1024
 # Plaintext that one connection may deliver before the others get their turn.
 _TURN_BYTES: Final = 64 * 1024
 
@@ -86,7 +94,7 @@ class EdgeConfig:
     inner: InnerFactory
     on_handshake_error: Callable[[str, str], None]
     """Called with the peer's address and a reason."""
-    max_connections: int = 4096
+    door: Door = field(default_factory=lambda: Overload().mesh)
     statistics: EdgeStatistics = field(default_factory=EdgeStatistics)
     patience: Patience = field(default_factory=Patience)
 
@@ -100,10 +108,14 @@ class TlsEdge(asyncio.Protocol):
         "_config",
         "_connection",
         "_counted",
+        "_early",
         "_flushing",
         "_inner",
         "_paused",
         "_received",
+        "_shaking",
+        "_source",
+        "_ticket",
         "_timer",
         "_transport",
         "_turn",
@@ -117,9 +129,11 @@ class TlsEdge(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._turn: asyncio.Handle | None = None
         self._flushing: asyncio.Handle | None = None
-        self._address = ""
+        self._address = self._source = ""
         self._received = 0
-        self._counted = False
+        self._early = bytearray()  # of the handshake, until it is this connection's turn
+        self._ticket: Ticket | None = None
+        self._counted = self._shaking = False
         self._closing = False
         self._paused = False
 
@@ -130,31 +144,24 @@ class TlsEdge(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         peer = transport.get_extra_info("peername")
         self._address = str(peer[0]) if peer else "unknown"
-        statistics = self._config.statistics
-        if statistics.open_connections >= self._config.max_connections:
-            statistics.refused_connections += 1
-            self._transport.abort()
+        self._source = network_of(self._address)
+        statistics, door = self._config.statistics, self._config.door
+        if not door.enter(self._source):
+            self._refuse()
             return
         statistics.open_connections += 1
-        self._counted = True
-        self._connection = SSL.Connection(self._config.context(), None)
-        self._connection.set_accept_state()
-        self._start_timer(self._config.patience.handshake, self._on_handshake_timeout)
+        self._counted = self._shaking = True
+        self._start_timer(door.patience(self._config.patience.handshake), self._on_handshake_timeout)
 
     def data_received(self, data: bytes) -> None:
         """Ciphertext from the network."""
-        connection = self._connection
-        if connection is None or self._closing:  # read on, so that the peer can read our last words
+        if self._closing:  # read on, so that the peer can read our last words
             return
         if self._inner is None:
-            self._received += len(data)
-            if self._received > MAX_HANDSHAKE_BYTES:
-                self._fail_handshake("handshake too large")
-                return
-        connection.bio_write(data)
-        if self._inner is None and not self._continue_handshake(connection):
-            return
-        self._read_plaintext()
+            self._on_handshake_data(data)
+        elif self._connection is not None:
+            self._connection.bio_write(data)
+            self._read_plaintext()
 
     def eof_received(self) -> bool:
         """The peer closed its side; TLS has no half-open state worth keeping."""
@@ -167,8 +174,10 @@ class TlsEdge(asyncio.Protocol):
             if handle is not None:
                 handle.cancel()
         self._turn = self._flushing = None
+        self._end_handshake()
         if self._counted:
             self._config.statistics.open_connections -= 1
+            self._config.door.connections.give(self._source)
             self._counted = False
         inner, self._inner = self._inner, None
         self._connection = None
@@ -188,17 +197,74 @@ class TlsEdge(asyncio.Protocol):
 
     # -- handshake -----------------------------------------------------------------------------------------------
 
+    def _refuse(self) -> None:
+        """There is no room: end the connection before anything has been spent on it."""
+        self._config.statistics.refused_connections += 1
+        self.abort()
+
+    def _on_handshake_data(self, data: bytes) -> None:
+        door, first = self._config.door, self._connection is None
+        self._received += len(data)
+        if first and self._received > MAX_HELLO_BYTES:
+            self._fail_handshake("handshake too large")
+            return
+        if not door.hold(len(data)):
+            self._refuse()
+            return
+        self._early += data
+        if self._ticket is None:
+            answer = door.step(self._source, self._step, first=first)
+            if isinstance(answer, Refusal):
+                self._refuse()
+                return
+            self._ticket = answer
+        if self._ticket is not None and len(self._early) > _WAITING_BYTES:
+            self._set_reading(False)
+
+    def _step(self) -> None:
+        """It is our turn: give OpenSSL what has arrived."""
+        self._ticket = None
+        if self._closing:
+            return
+        connection = self._connection
+        if connection is None:
+            connection = self._connection = SSL.Connection(self._config.context(), None)
+            connection.set_accept_state()
+        if len(self._early) > _WAITING_BYTES:
+            self._set_reading(True)
+        connection.bio_write(bytes(self._early))
+        self._forget_early()
+        if self._continue_handshake(connection):
+            self._read_plaintext()
+
+    def _forget_early(self) -> None:
+        self._config.door.release(len(self._early))
+        self._early.clear()
+
+    def _end_handshake(self) -> None:
+        """The handshake is over, one way or the other: make room for the next one."""
+        if self._shaking:
+            self._shaking = False
+            self._forget_early()
+            self._config.door.handshakes.give(self._source)
+        if self._ticket is not None:
+            self._config.door.give_up(self._ticket)
+            self._ticket = None
+
     def _continue_handshake(self, connection: SSL.Connection) -> bool:
         try:
             connection.do_handshake()
         except SSL.WantReadError:
             self._flush(connection)
+            if self._received > MAX_HANDSHAKE_BYTES:
+                self._fail_handshake("handshake too large")
             return False
         except SSL.Error as error:
             self._flush(connection)  # the alert tells an honest client what went wrong
             self._fail_handshake(_reason(error))
             return False
         self._stop_timer()
+        self._end_handshake()
         self._config.statistics.handshakes += 1
         inner = self._config.inner(Peer(self._address, _leaf(connection)), connection.get_alpn_proto_negotiated())
         self._inner = inner
@@ -206,9 +272,13 @@ class TlsEdge(asyncio.Protocol):
         return not self._closing
 
     def _on_handshake_timeout(self) -> None:
+        if self._ticket is not None:  # it is we who are late
+            self._start_timer(self._config.patience.handshake, self._on_handshake_timeout)
+            return
         self._fail_handshake("handshake timed out")
 
     def _fail_handshake(self, reason: str) -> None:
+        self._end_handshake()
         self._config.statistics.failed_handshakes += 1
         self._config.on_handshake_error(self._address, reason)
         self._connection = None
@@ -229,7 +299,7 @@ class TlsEdge(asyncio.Protocol):
                 self._turn = asyncio.get_running_loop().call_soon(self._take_turn)
                 return
             try:
-                data = connection.recv(_READ_CHUNK)
+                data = connection.recv(_RECORD_BYTES)
             except SSL.WantReadError:
                 self._flush_soon()
                 return
@@ -332,6 +402,8 @@ class TlsEdge(asyncio.Protocol):
             except SSL.Error:  # WantReadError: empty
                 return
             transport.write(chunk)
+            if len(chunk) < _READ_CHUNK:  # that was all; asking again would only raise
+                return
 
     def _start_timer(self, seconds: float, callback: Callable[[], None]) -> None:
         self._stop_timer()

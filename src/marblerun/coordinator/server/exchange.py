@@ -27,6 +27,10 @@ class Peer:
     leaf: bytes | None = None
 
 
+class BadRequest(Exception):
+    """The request itself cannot be understood; answered 400 in the manner of its version."""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """A complete request. ``target`` is the raw path with query, ``headers`` have lower-case names."""
@@ -39,7 +43,10 @@ class Request:
 
     def header(self, name: bytes) -> bytes:
         """The first value of a header, or empty."""
-        return next((value for key, value in self.headers if key == name), b"")
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return b""
 
 
 @dataclass(frozen=True, slots=True)

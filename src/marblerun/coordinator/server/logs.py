@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 import time
+from json.encoder import encode_basestring
 from typing import Any, Final
 
 from marblerun.coordinator.server.journal import REQUEST_ID
@@ -16,6 +17,7 @@ _LEVEL_NAMES: Final = {"WARNING": "warn", "CRITICAL": "fatal"}
 FIRST_LINES: Final = 100
 THEN_ONE_IN: Final = 100
 _MAX_MESSAGES: Final = 1000
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, default=str)
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
@@ -67,7 +69,12 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             entry["stacktrace"] = self.formatException(record.exc_info)
-        return json.dumps(entry, ensure_ascii=False, default=str)
+        # As json.dumps would; nearly everything is text, and for text alone a fifth of its work is enough.
+        parts = [
+            f"{encode_basestring(name)}: {encode_basestring(value) if type(value) is str else _ENCODER.encode(value)}"
+            for name, value in entry.items()
+        ]
+        return "{" + ", ".join(parts) + "}"
 
 
 class ConsoleFormatter(logging.Formatter):
@@ -92,6 +99,8 @@ def configure_logging(*, console: bool, debug: bool) -> None:
     handler.setFormatter(ConsoleFormatter() if console else JsonFormatter())
     if not console:
         handler.addFilter(Sampling())
+    # No line shows them, so no record need find them out.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.DEBUG if debug else logging.INFO)

@@ -8,6 +8,8 @@ import gc
 import logging
 import resource
 import signal
+import socket
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from OpenSSL import SSL
 
 from marblerun.attestation.collect import CachedSource, Upkeep
+from marblerun.attestation.registry import Registry
 from marblerun.coordinator.entropy import SystemEntropy
 from marblerun.coordinator.seal.detect import detect_sealer
 from marblerun.coordinator.server.client_api import TABLE, client_service
@@ -24,13 +27,15 @@ from marblerun.coordinator.server.http1 import Http1Connection
 from marblerun.coordinator.server.http2 import Http2Connection
 from marblerun.coordinator.server.journal import journaled
 from marblerun.coordinator.server.mesh import mesh_service
+from marblerun.coordinator.server.overload import within_descriptors
 from marblerun.coordinator.server.settings import Settings, split_address
 from marblerun.coordinator.server.trust import Trust, trust_from_settings
+from marblerun.coordinator.server.turns import Overload
 from marblerun.coordinator.service import Coordinator, Ports
 from marblerun.coordinator.state import Authority, Phase, State
-from marblerun.coordinator.store.anchor import FileAnchor
+from marblerun.coordinator.store.anchors import open_anchor
 from marblerun.coordinator.store.file import FileStore
-from marblerun.errors import Misconfigured, Unavailable
+from marblerun.errors import MarbleRunError, Misconfigured, Unavailable
 from marblerun.version import __version__
 from marblerun.wire.rpc import ACTIVATE_PATH
 
@@ -40,8 +45,12 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 BACKLOG: Final = 1024
+# Connections accepted in one go; asyncio would take the whole backlog before it looks at anything else.
+ACCEPTED_AT_ONCE: Final = 32
 MAX_DESCRIPTORS: Final = 16384
 SHUTDOWN_SECONDS: Final = 10.0
+# How long a thread that makes keys or applies an update may keep the event loop from the interpreter.
+SWITCH_SECONDS: Final = 0.001
 
 
 class ContextHolder:
@@ -104,10 +113,15 @@ def metrics_from_settings(settings: Settings) -> Metrics | None:
 
 
 async def listen(
-    coordinator: Coordinator, settings: Settings, patience: Patience | None = None, metrics: Metrics | None = None
+    coordinator: Coordinator,
+    settings: Settings,
+    patience: Patience | None = None,
+    metrics: Metrics | None = None,
+    overload: Overload | None = None,
 ) -> Listeners:
     """Bind the listeners for a started Coordinator; raises Misconfigured if an address cannot be had."""
     patience = patience or Patience()
+    overload = overload or Overload(settings.limits)
     mesh_context = ContextHolder(
         (b"h2",), lambda a: ServerIdentity(a.marble_root, a.intermediate_key), demand_certificate=True
     )
@@ -123,16 +137,21 @@ async def listen(
         _log.log(level, "TLS handshake failed", extra={"fields": {"peer": address, "reason": reason}})
 
     activate = coordinator.activate if metrics is None else metrics.activations(coordinator.activate)
-    mesh_calls = replace(journaled(mesh_service(activate), "mesh", (ACTIVATE_PATH,)), patience=patience)
-    client_calls = replace(journaled(client_service(coordinator), "client", TABLE.keys()), patience=patience)
+    mesh_calls = replace(
+        journaled(mesh_service(activate, overload.activations), "mesh", (ACTIVATE_PATH,)), patience=patience
+    )
+    client_calls = replace(
+        journaled(client_service(coordinator, overload.requests), "client", TABLE.keys()), patience=patience
+    )
     if metrics is not None:
         mesh_calls, client_calls = metrics.mesh_calls(mesh_calls), metrics.client_requests(client_calls, TABLE.keys())
-    mesh = EdgeConfig(mesh_context.get, _only_http2(mesh_calls), on_handshake_error, patience=patience)
-    client = EdgeConfig(client_context.get, _http(client_calls), on_handshake_error, patience=patience)
+    mesh = EdgeConfig(mesh_context.get, _only_http2(mesh_calls), on_handshake_error, overload.mesh, patience=patience)
+    client = EdgeConfig(client_context.get, _http(client_calls), on_handshake_error, overload.client, patience=patience)
     if metrics is not None:
         metrics.watch_state(lambda: coordinator.state)
         metrics.watch_listener("mesh", mesh.statistics)
         metrics.watch_listener("client", client.statistics)
+        metrics.watch_overload(overload)
     return Listeners(
         mesh=await _bind(mesh, settings.mesh_address, "EDG_COORDINATOR_MESH_ADDR"),
         client=await _bind(client, settings.client_address, "EDG_COORDINATOR_CLIENT_ADDR"),
@@ -164,11 +183,17 @@ async def _bind(config: EdgeConfig, address: str, variable: str) -> asyncio.Serv
     host, port = split_address(address, variable)
     loop = asyncio.get_running_loop()
     try:
-        return await loop.create_server(lambda: TlsEdge(config), host, port, backlog=BACKLOG, reuse_address=True)
+        server = await loop.create_server(
+            lambda: TlsEdge(config), host, port, backlog=ACCEPTED_AT_ONCE, reuse_address=True
+        )
     except OSError as error:
         raise Misconfigured(
             f"cannot listen on {address} ({error.strerror or error}); free the port or set {variable}"
         ) from error
+    for listener in server.sockets:  # the kernel may keep more waiting than we take at once
+        with socket.fromfd(listener.fileno(), listener.family, listener.type) as same:
+            same.listen(BACKLOG)
+    return server
 
 
 def _bound(server: asyncio.Server) -> str:
@@ -180,7 +205,8 @@ async def serve(
     environment: Mapping[str, str], settings: Settings, on_ready: Callable[[Listeners], None] | None = None
 ) -> None:
     """Run a Coordinator until SIGTERM or SIGINT."""
-    _raise_descriptor_limit()
+    limits = within_descriptors(settings.limits, _raise_descriptor_limit())
+    sys.setswitchinterval(SWITCH_SECONDS)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -193,10 +219,11 @@ async def serve(
         _log.warning(warning)
     store = FileStore(settings.seal_directory)
     metrics = metrics_from_settings(settings)
+    overload = Overload(limits)
     upkeep = Upkeep(trust.collateral)
     try:
-        coordinator = await _start(environment, settings, trust, store, metrics)
-        listeners = await listen(coordinator, settings, metrics=metrics)
+        coordinator = await _start(environment, settings, trust, store, metrics, overload)
+        listeners = await listen(coordinator, settings, metrics=metrics, overload=overload)
         # What lives now lives long: the collector need not look at it again.
         gc.collect()
         gc.freeze()
@@ -205,18 +232,36 @@ async def serve(
         if listeners.ops is not None:
             fields["metrics"] = listeners.ops_address
         _log.info("the Coordinator is listening", extra={"fields": fields})
+        await prefetch_own_platform(
+            coordinator, trust.registry, upkeep
+        )  # now, as loading an HTTP client takes a moment
         if on_ready is not None:
             on_ready(listeners)
         await stop.wait()
         _log.info("the Coordinator is shutting down")
         await _close(listeners, coordinator)
     finally:
+        overload.close()
         store.close()
         await upkeep.aclose()
 
 
+async def prefetch_own_platform(coordinator: Coordinator, registry: Registry, upkeep: Upkeep) -> None:
+    """Begin to fetch collateral for our own machine: most Marbles run on machines of the same family."""
+    with contextlib.suppress(MarbleRunError):  # no evidence, or none that needs collateral
+        quote = (await coordinator.own_evidence(b"")).quote
+        key = registry.collateral_key(quote) if quote else None
+        if key is not None:
+            upkeep.prefetch(key)
+
+
 async def _start(
-    environment: Mapping[str, str], settings: Settings, trust: Trust, store: FileStore, metrics: Metrics | None
+    environment: Mapping[str, str],
+    settings: Settings,
+    trust: Trust,
+    store: FileStore,
+    metrics: Metrics | None,
+    overload: Overload,
 ) -> Coordinator:
     entropy = SystemEntropy()
     ports = Ports(
@@ -228,8 +273,11 @@ async def _start(
         issuer=trust.issuer,
         entropy=entropy,
         environment=environment,
-        anchor=FileAnchor(settings.anchor_file) if settings.anchor_file is not None else None,
+        anchor=open_anchor(settings.anchor, settings.anchor_tls) if settings.anchor is not None else None,
+        making_keys=overload.keys,
+        changing=overload.changes,
     )
+    _log.info("opening the state", extra={"fields": {"sealing": ports.sealer.name}})
     if metrics is not None:
         ports = replace(ports, timed=metrics.timed)
         if isinstance(trust.collateral, CachedSource):
@@ -272,11 +320,12 @@ async def _close(listeners: Listeners, coordinator: Coordinator) -> None:
         _log.error("the last write did not end in time")
 
 
-def _raise_descriptor_limit() -> None:
-    """Every connection is a descriptor, and the usual soft limit of 1024 is far below what we serve."""
+def _raise_descriptor_limit() -> int:
+    """Every connection is a descriptor, and the usual soft limit of 1024 is far below what we serve; the new limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):  # a sandbox may forbid it; then fewer connections are served
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, MAX_DESCRIPTORS)), hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def run(environment: Mapping[str, str], settings: Settings) -> None:

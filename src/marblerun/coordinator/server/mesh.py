@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Final
 
 from marblerun.coordinator.commands.activate import Activated, ActivationRequest
 from marblerun.coordinator.server.exchange import Headers, Request, Response, Service
+from marblerun.coordinator.server.overload import network_of
 from marblerun.coordinator.server.problems import INTERNAL_TEXT, grpc_problem
-from marblerun.errors import Malformed
+from marblerun.coordinator.server.turns import Caller, Desk, Overload
+from marblerun.errors import Busy, Malformed
 from marblerun.wire.limits import MAX_GRPC_MESSAGE_BYTES
 from marblerun.wire.rpc import (
     ACTIVATE_PATH,
     ActivationResp,
     GrpcStatus,
     MessageReader,
-    Parameters,
     encode_grpc_message,
     encode_message,
     parse_activation_request,
@@ -34,8 +36,9 @@ _CONTENT_TYPE: Final = (b"content-type", b"application/grpc")
 _GRPC: Final = re.compile(rb"application/grpc(?:[+;].*)?\Z", re.DOTALL)
 
 
-def mesh_service(activate: Activate) -> Service:
-    """The mesh listener's requests, answered by ``activate``."""
+def mesh_service(activate: Activate, desk: Desk | None = None) -> Service:
+    """The mesh listener's requests, answered by ``activate`` in the turns that ``desk`` gives."""
+    desk = desk or Overload().activations
 
     async def handle(request: Request) -> Response:
         refusal = _refuse_non_grpc(request)
@@ -48,9 +51,17 @@ def mesh_service(activate: Activate) -> Service:
         patience = _patience(request)
         if patience <= 0:
             return _late()
+        deadline = asyncio.get_running_loop().time() + patience
+        caller = Caller(network_of(request.peer.address), deadline)
         try:
-            async with asyncio.timeout(patience):
-                return _message(_encode(await activate(_parse(request), request.peer.leaf)))
+            async with asyncio.timeout_at(deadline):
+                await desk.enter(caller)
+                try:
+                    return _message(_encode(await activate(_parse(request), request.peer.leaf)))
+                finally:
+                    desk.leave(caller)
+        except Busy as busy:
+            return _busy(busy)
         except Malformed as error:
             return _status(GrpcStatus.INTERNAL, str(error))
         except TimeoutError:
@@ -62,7 +73,7 @@ def mesh_service(activate: Activate) -> Service:
         handle=handle,
         max_body_bytes=MAX_GRPC_MESSAGE_BYTES + PREFIX_BYTES,
         too_large=_too_large,
-        overloaded=lambda: _status(GrpcStatus.UNAVAILABLE, "too many activations at once; try again"),
+        overloaded=lambda: _busy(Busy("too many activations at once; try again", retry_after=1.0)),
         failed=lambda: _status(GrpcStatus.INTERNAL, INTERNAL_TEXT),
     )
 
@@ -70,7 +81,8 @@ def mesh_service(activate: Activate) -> Service:
 def _refuse_non_grpc(request: Request) -> Response | None:
     if request.method != "POST":
         return Response(405, ((b"allow", b"POST"),))
-    if not _GRPC.match(request.header(b"content-type")):
+    content_type = request.header(b"content-type")
+    if content_type != b"application/grpc" and not _GRPC.match(content_type):
         return Response(415, ((b"content-type", b"text/plain; charset=utf-8"),), b"this port speaks gRPC\n")
     encoding = request.header(b"grpc-encoding")
     if encoding not in (b"", b"identity"):
@@ -88,6 +100,13 @@ def _too_large() -> Response:
 
 def _late() -> Response:
     return _status(GrpcStatus.DEADLINE_EXCEEDED, "the activation took longer than the caller would wait")
+
+
+def _busy(busy: Busy) -> Response:
+    """Nothing has been begun; the trailer says when to try again (gRPC proposal A6)."""
+    refused = _status(GrpcStatus.RESOURCE_EXHAUSTED, str(busy))
+    hint = (b"grpc-retry-pushback-ms", b"%d" % round(busy.retry_after * 1000))
+    return replace(refused, headers=(*refused.headers, hint))
 
 
 def _patience(request: Request) -> float:
@@ -111,8 +130,13 @@ def _parse(request: Request) -> ActivationRequest:
 
 
 def _encode(activated: Activated) -> bytes:
-    parameters = Parameters(Files=activated.files, Env=activated.env, Argv=activated.argv)
-    return ActivationResp(Parameters=parameters).SerializeToString()
+    response = ActivationResp()
+    parameters = response.Parameters
+    parameters.SetInParent()  # also where all of it is empty
+    parameters.Files.update(activated.files)
+    parameters.Env.update(activated.env)
+    parameters.Argv.extend(activated.argv)
+    return response.SerializeToString()
 
 
 def _message(message: bytes) -> Response:

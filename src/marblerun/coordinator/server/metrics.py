@@ -26,6 +26,7 @@ from marblerun.coordinator.server.events import EventLog
 from marblerun.coordinator.server.exchange import Request, Response, Service
 from marblerun.coordinator.server.journal import UNKNOWN, known_method, known_path
 from marblerun.coordinator.server.mesh import Activate
+from marblerun.coordinator.server.turns import Overload
 from marblerun.coordinator.state import State
 from marblerun.errors import MarbleRunError, Untrusted
 from marblerun.policy.admission import NotAdmitted
@@ -57,6 +58,8 @@ _COLLATERAL: Final = (
     ("failures", "Fetches that brought nothing usable."),
     ("refused", "Requests answered with a failure remembered."),
     ("stale_served", "Answers past their refresh time, still valid."),
+    ("pck_fetches", "PCK certificates asked for, of machines whose quotes do not carry them."),
+    ("pck_failures", "PCK certificates that could not be had."),
 )
 
 
@@ -74,6 +77,7 @@ class _Live(Collector):
 
     def __init__(self, events: EventLog) -> None:
         self.listeners: dict[str, EdgeStatistics] = {}
+        self.overload: Overload | None = None
         self.collateral: CacheStatistics | None = None
         self._events = events
 
@@ -83,11 +87,31 @@ class _Live(Collector):
             for listener, statistics in self.listeners.items():
                 family.add_metric((listener,), getattr(statistics, name))
             yield family
+        if self.overload is not None:
+            yield from _overload_families(self.overload)
         if self.collateral is not None:
             for name, text in _COLLATERAL:
                 yield CounterMetricFamily(f"marblerun_collateral_{name}", text, value=getattr(self.collateral, name))
         name = "marblerun_coordinator_events_dropped"
         yield CounterMetricFamily(name, "Entries that the event log had to drop.", value=self._events.dropped)
+
+
+def _overload_families(overload: Overload) -> Iterator[Metric]:
+    prefix = "marblerun_coordinator"
+    refused = CounterMetricFamily(
+        f"{prefix}_overload_refusals",
+        "Connections and requests refused because there was no room, by queue and reason.",
+        labels=("queue", "reason"),
+    )
+    for (queue, reason), count in overload.tally.refused.items():
+        refused.add_metric((queue, reason), count)
+    waiting = GaugeMetricFamily(f"{prefix}_queue_length", "Waiting for their turn.", labels=("queue",))
+    for queue, count in overload.waiting().items():
+        waiting.add_metric((queue,), count)
+    under_way = GaugeMetricFamily(f"{prefix}_in_progress", "Under way, those that wait included.", labels=("queue",))
+    for queue, count in overload.under_way().items():
+        under_way.add_metric((queue,), count)
+    yield from (refused, waiting, under_way)
 
 
 class Metrics:
@@ -137,6 +161,10 @@ class Metrics:
     def watch_listener(self, name: str, statistics: EdgeStatistics) -> None:
         """From now on a listener's connections are told."""
         self._live.listeners[name] = statistics
+
+    def watch_overload(self, overload: Overload) -> None:
+        """From now on refusals and queues are told."""
+        self._live.overload = overload
 
     def watch_collateral(self, statistics: CacheStatistics) -> None:
         """From now on the counters of the collateral cache are told; without one there are no such series."""

@@ -7,12 +7,13 @@ import posixpath
 import re
 from collections.abc import Mapping
 from typing import Final, Generic, TypeVar
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote, unquote_to_bytes
 
 from marblerun.coordinator.server.exchange import Headers, Response
 
 H = TypeVar("H")
 
+_PLAIN_IN_TARGET: Final = "/?%!$&'()*+,;:@=~-._[]"
 _BROKEN_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
@@ -46,8 +47,9 @@ def clean_path(path: str) -> str:
 
 def redirect(path: str, query: str, method: str) -> Response:
     """307 to the canonical path, with the query kept."""
-    location = f"{path}?{query}" if query else path
-    headers: Headers = ((b"location", location.encode("latin-1", "replace")),)
+    # What Go's URL does not write plainly. A backslash above all: browsers take "/\\host" for another host.
+    location = quote((f"{path}?{query}" if query else path).encode("latin-1", "replace"), _PLAIN_IN_TARGET)
+    headers: Headers = ((b"location", location.encode("ascii")),)
     if method not in ("GET", "HEAD"):
         return Response(307, headers)
     body = b"" if method == "HEAD" else f'<a href="{html.escape(location)}">Temporary Redirect</a>.\n\n'.encode()

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from marblerun.coordinator.server.overload import Limits
+from marblerun.coordinator.store.anchors import AnchorPlace, TlsFiles, parse_anchor
 from marblerun.errors import Misconfigured
 from marblerun.pki.profiles import SubjectNames
 
@@ -38,10 +40,47 @@ VARIABLES: Final = (
         "EDG_COORDINATOR_DNS_NAMES", "names and IP addresses in the CA certificates, comma separated", "localhost"
     ),
     Variable("EDG_COORDINATOR_SEAL_DIR", "state directory", f"<cwd>/{DEFAULT_DATA_DIRECTORY}"),
-    Variable("EDG_COORDINATOR_ANCHOR_FILE", "file on another volume that remembers the latest state; unset = none"),
+    Variable(
+        "EDG_COORDINATOR_TPM",
+        "seal the state to a TPM 2.0: 1 for device:/dev/tpmrm0, or where it is (device:PATH, swtpm:OPTIONS); unset = "
+        "the sealing key of the TEE",
+    ),
+    Variable(
+        "EDG_COORDINATOR_TPM_PCRS",
+        "bank and PCRs that the TPM seals to; SealMode UniqueKey adds 8, 9 and 12",
+        "sha256:0,2,4,7",
+    ),
+    Variable(
+        "EDG_COORDINATOR_ANCHOR",
+        "what remembers the latest state outside the state directory: file:PATH, tpm:INDEX or etcd:URL/KEY; unset = "
+        "nothing",
+    ),
+    Variable("EDG_COORDINATOR_ANCHOR_CA_FILE", "CA certificates (PEM) that vouch for the anchor's etcd"),
+    Variable("EDG_COORDINATOR_ANCHOR_CERT_FILE", "this Coordinator's certificate for the anchor's etcd (PEM)"),
+    Variable("EDG_COORDINATOR_ANCHOR_KEY_FILE", "its private key (PEM)"),
     Variable("EDG_COORDINATOR_DEV_MODE", "1: console log; go on if the first quote cannot be issued", "0"),
     Variable("EDG_DEBUG_LOGGING", "1: debug level", "0"),
     Variable("EDG_HTTP_ERROR_LOG_LEVEL", "level of handshake and connection errors in the log", "error"),
+    Variable(
+        "EDG_LIMIT_CONNECTIONS", "open connections of one listener; more are closed at once", str(Limits().connections)
+    ),
+    Variable(
+        "EDG_LIMIT_HANDSHAKES", "connections of one listener with an unfinished handshake", str(Limits().handshakes)
+    ),
+    Variable(
+        "EDG_LIMIT_ACTIVATIONS",
+        "activations that wait or are under way; more are refused with RESOURCE_EXHAUSTED",
+        str(Limits().activations),
+    ),
+    Variable(
+        "EDG_LIMIT_REQUESTS",
+        "requests of the client API that wait or are under way; more are refused with 503",
+        str(Limits().requests),
+    ),
+    Variable(
+        "EDG_LIMIT_WAIT", "seconds: who is expected to wait longer for a turn is refused", f"{Limits().wait_seconds:g}"
+    ),
+    Variable("EDG_LIMIT_KEY_THREADS", "threads that make RSA keys for Marbles", "processors less one, at least 1"),
     Variable("EDG_STARTUP_MANIFEST", "path of a manifest to set at start"),
     Variable("EDG_CWD", "directory that stands for the working directory"),
     Variable(
@@ -59,6 +98,10 @@ VARIABLES: Final = (
     ),
     Variable("EDG_PCCS_CA_FILE", "CA certificates (PEM) that vouch for the collateral service"),
     Variable("EDG_PCCS_TIMEOUT", "seconds for one request to the collateral service", "10"),
+    Variable(
+        "EDG_PCS_API_KEY_FILE",
+        "file with a subscription key for Intel's service, which asks for one when PCK certificates are fetched",
+    ),
     Variable("EDG_COLLATERAL_CACHE_DIR", "directory that keeps collateral over restarts"),
     Variable(
         "EDG_COLLATERAL_DIR",
@@ -97,14 +140,17 @@ class Settings:
     names: SubjectNames = field(default_factory=SubjectNames)
     """In the CA certificates, beside the loopback addresses."""
     seal_directory: Path = Path(DEFAULT_DATA_DIRECTORY)
-    anchor_file: Path | None = None
+    anchor: AnchorPlace | None = None
+    anchor_tls: TlsFiles = field(default_factory=TlsFiles)
     dev_mode: bool = False
     debug_logging: bool = False
     http_error_log_level: str = "error"
+    limits: Limits = field(default_factory=Limits)
     startup_manifest: Path | None = None
     pccs_url: str = ""
     pccs_ca_file: Path | None = None
     pccs_timeout_seconds: float = 10.0
+    pcs_api_key_file: Path | None = None
     collateral_cache_directory: Path | None = None
     collateral_directory: Path | None = None
     qcnl_config: Path | None = None
@@ -124,19 +170,47 @@ def settings_from_environment(environment: Mapping[str, str], working_directory:
         metrics_uuid=value.get("EDG_COORDINATOR_METRICS_UUID") == "1",
         names=SubjectNames.parse(value.get("EDG_COORDINATOR_DNS_NAMES", "localhost")),
         seal_directory=Path(value.get("EDG_COORDINATOR_SEAL_DIR", str(cwd / DEFAULT_DATA_DIRECTORY))),
-        anchor_file=_path(value, "EDG_COORDINATOR_ANCHOR_FILE"),
+        anchor=parse_anchor(value["EDG_COORDINATOR_ANCHOR"]) if "EDG_COORDINATOR_ANCHOR" in value else None,
+        anchor_tls=TlsFiles(
+            _path(value, "EDG_COORDINATOR_ANCHOR_CA_FILE"),
+            _path(value, "EDG_COORDINATOR_ANCHOR_CERT_FILE"),
+            _path(value, "EDG_COORDINATOR_ANCHOR_KEY_FILE"),
+        ),
         dev_mode=value.get("EDG_COORDINATOR_DEV_MODE") == "1",
         debug_logging=value.get("EDG_DEBUG_LOGGING") == "1",
         http_error_log_level=level if level in LOG_LEVELS else "error",
+        limits=_limits(value),
         startup_manifest=_path(value, "EDG_STARTUP_MANIFEST"),
         pccs_url=value.get("EDG_PCCS_URL", ""),
         pccs_ca_file=_path(value, "EDG_PCCS_CA_FILE"),
         pccs_timeout_seconds=_seconds(value, "EDG_PCCS_TIMEOUT", 10.0),
+        pcs_api_key_file=_path(value, "EDG_PCS_API_KEY_FILE"),
         collateral_cache_directory=_path(value, "EDG_COLLATERAL_CACHE_DIR"),
         collateral_directory=_path(value, "EDG_COLLATERAL_DIR"),
         qcnl_config=_path(value, "EDG_QCNL_CONFIG"),
         warnings=_unknown_variables(value),
     )
+
+
+def _limits(value: Mapping[str, str]) -> Limits:
+    usual = Limits()
+    return Limits(
+        connections=_count(value, "EDG_LIMIT_CONNECTIONS", usual.connections),
+        handshakes=_count(value, "EDG_LIMIT_HANDSHAKES", usual.handshakes),
+        activations=_count(value, "EDG_LIMIT_ACTIVATIONS", usual.activations),
+        requests=_count(value, "EDG_LIMIT_REQUESTS", usual.requests),
+        key_threads=_count(value, "EDG_LIMIT_KEY_THREADS", usual.key_threads, most=64),
+        wait_seconds=_seconds(value, "EDG_LIMIT_WAIT", usual.wait_seconds),
+    )
+
+
+def _count(value: Mapping[str, str], name: str, default: int, most: int = 1_000_000) -> int:
+    text = value.get(name)
+    if text is None:
+        return default
+    if not text.isascii() or not text.isdigit() or len(text) > 9 or not 0 < int(text) <= most:
+        raise Misconfigured(f"{name} is {text!r}; give a whole number from 1 to {most}")
+    return int(text)
 
 
 def _path(value: Mapping[str, str], name: str) -> Path | None:
@@ -157,6 +231,8 @@ def _seconds(value: Mapping[str, str], name: str, default: float) -> float:
 
 
 def _refuse_unsupported(value: Mapping[str, str]) -> None:
+    if "EDG_COORDINATOR_ANCHOR_FILE" in value:  # its earlier name; without effect, going back would not be noticed
+        raise Misconfigured("EDG_COORDINATOR_ANCHOR_FILE is now EDG_COORDINATOR_ANCHOR=file:PATH")
     distributed = value.get("EDG_DISTRIBUTED_COORDINATOR") == "1"
     licensed = "distributedcoordinator" in value.get("EDG_ENTERPRISE_LICENSED_FEATURES", "").lower()
     if distributed or licensed:

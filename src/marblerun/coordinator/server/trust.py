@@ -71,6 +71,7 @@ def trust_from_settings(environment: Mapping[str, str], settings: Settings) -> T
             roots=roots,
             directory=settings.collateral_directory,
             qcnl=settings.qcnl_config,
+            api_key_file=settings.pcs_api_key_file,
         ),
         simulated_platform=platform,
         warnings=(*warnings, *issuer_warnings),

@@ -8,6 +8,7 @@ from typing import Final
 
 from marblerun.coordinator.seal import SealMode
 from marblerun.coordinator.seal.platform import parse_key_request
+from marblerun.coordinator.seal.tpm_key import is_tpm_sealed, parse_tpm_key
 from marblerun.errors import Malformed
 from marblerun.secrets.box import (
     KEY_BYTES,
@@ -82,6 +83,8 @@ def describe_key(key: bytes, data: bytes) -> KeyDescription:
         return KeyDescription("in the CLEAR (written in simulation)", size, _opens(key, data))
     if is_hsm_sealed(key):
         return KeyDescription("wrapped by an HSM", size)
+    if is_tpm_sealed(key):
+        return KeyDescription(_describe_tpm(key), size)
     if size in (_OVERHEAD + KEY_BYTES, _OVERHEAD + LEGACY_KEY_BYTES):
         return KeyDescription("sealed by a key that several Coordinators share", size)
     return KeyDescription(_describe_enclave(key), size)
@@ -92,6 +95,14 @@ def _opens(key: bytes, data: bytes) -> bool:
         return is_data_key(key, data)
     except Malformed:
         return False
+
+
+def _describe_tpm(key: bytes) -> str:
+    try:
+        found = parse_tpm_key(key).object
+    except Malformed:
+        return "sealed to a TPM 2.0, but damaged"
+    return f"sealed to the TPM 2.0 of one machine while its PCRs {found.selection} stay as they are ({found.mode})"
 
 
 def _describe_enclave(key: bytes) -> str:

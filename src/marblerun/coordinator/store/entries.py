@@ -9,8 +9,9 @@ from typing import Final, TypeVar
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from marblerun.coordinator.provenance import PROVENANCE, read_provenance, with_provenance
 from marblerun.coordinator.state import Authority, Deployment, PendingUpdate, Phase, State
-from marblerun.coordinator.store.lineage import PREVIOUS, SEQUENCE
+from marblerun.coordinator.store.lineage import PREVIOUS, SEQUENCE, STAMP
 from marblerun.errors import Malformed
 from marblerun.manifest.encode import encode_infrastructure, encode_marble, encode_package, encode_tls_tag
 from marblerun.manifest.parse import (
@@ -70,7 +71,7 @@ def encode_state(state: State) -> dict[str, bytes]:
     entries.update(_encode_all("user", deployment.users, encode_user))
     entries.update(_encode_all("secret", deployment.secrets, encode_secret))
     entries.update(_encode_all("previousSecret", deployment.previous_secrets, encode_secret))
-    return entries
+    return with_provenance(entries, state.provenance, SEQUENCE, PREVIOUS, STAMP)
 
 
 def decode_state(entries: Mapping[str, bytes]) -> State:
@@ -94,7 +95,8 @@ def decode_state(entries: Mapping[str, bytes]) -> State:
         counters=reader.all("monotonicCounter", _counter),
         update_log=(reader.optional("updateLog") or b"").decode("utf-8", "replace"),
         pending_update=reader.take("pendingUpdate", decode_pending_update) if "pendingUpdate" in entries else None,
-        other_entries=reader.rest(SEQUENCE, PREVIOUS),
+        provenance=read_provenance(entries, SEQUENCE, PREVIOUS, STAMP),
+        other_entries=reader.rest(SEQUENCE, PREVIOUS, STAMP, PROVENANCE),
     )
 
 

@@ -72,7 +72,9 @@ class FileStore:
         return Sealed(data, tuple(key for key in keys if key is not None))
 
     def save(self, data: bytes, key: bytes) -> None:
-        """Make ``data`` with ``key`` the stored state, durably."""
+        """Make ``data`` with ``key`` the stored state, durably; never one that ``load`` would refuse."""
+        if len(data) > MAX_SEALED_STATE_BYTES:
+            raise Unavailable(f"the state is larger ({len(data)} bytes) than {MAX_SEALED_STATE_BYTES}, nothing is kept")
         try:
             self._settle()
             self._write_temporary(DATA, data)

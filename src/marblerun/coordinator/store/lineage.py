@@ -1,7 +1,8 @@
 """Which state came after which: every durable state has a number and names the one before it. Pure.
 
 Both lie among the sealed entries, where the reference keeps but does not look at them. Somebody outside who remembers
-the latest :class:`Mark` can tell an older state that was put back.
+the latest :class:`Mark` can tell an older state that was put back. An anchor that only counts gives a stamp, which lies
+beside them.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from marblerun.errors import Malformed, Untrusted
 
 SEQUENCE: Final = "stateSequence"
 PREVIOUS: Final = "statePrevious"
+STAMP: Final = "stateStamp"
+_MAX_STAMP_BYTES: Final = 64
 _DECIMAL: Final = re.compile(rb"[0-9]{1,18}")
 HEAD_BYTES: Final = 32
 
@@ -34,13 +37,16 @@ class Link:
 
     mark: Mark
     previous: bytes
+    stamp: bytes = b""
+    """What a :class:`StampingAnchor` had sealed with the state; empty if there was none."""
 
 
 class Anchor(Protocol):
     """Remembers the latest state outside the state directory, where whoever restores an old directory cannot reach.
 
-    Both raise :class:`marblerun.errors.Unavailable`, ``load`` also :class:`marblerun.errors.Misconfigured` for a
-    memory that cannot be understood.
+    Both raise :class:`marblerun.errors.Unavailable`, and :class:`marblerun.errors.Misconfigured` for a memory that
+    cannot be understood; ``advance`` may raise :class:`marblerun.errors.Untrusted` (step ``anchor``) if somebody else
+    moved it. After a failed ``advance`` the memory holds the old mark or the new one, and ``load`` tells which.
     """
 
     def load(self) -> Mark | None:
@@ -50,9 +56,21 @@ class Anchor(Protocol):
         """Remember ``mark`` durably; called after its state is durable and before anybody is told of it."""
 
 
-def stamped(entries: Mapping[str, bytes], last: Mark) -> dict[str, bytes]:
+@runtime_checkable
+class StampingAnchor(Anchor, Protocol):
+    """An anchor whose own memory can be rewritten, but not the counter that it puts under the seal of each state."""
+
+    def stamp(self) -> bytes:
+        """What to seal with the next state, 64 bytes at most; :meth:`advance` follows if that becomes durable."""
+
+    def verify_stamp(self, stamp: bytes) -> None:
+        """Return if a state with this stamp (empty: none) can be the latest; raises Untrusted (step ``anchor``)."""
+
+
+def stamped(entries: Mapping[str, bytes], last: Mark, stamp: bytes = b"") -> dict[str, bytes]:
     """The entries of the state that comes after ``last``."""
-    return {**entries, SEQUENCE: b"%d" % (last.sequence + 1), PREVIOUS: last.head}
+    numbered = {**entries, SEQUENCE: b"%d" % (last.sequence + 1), PREVIOUS: last.head}
+    return {**numbered, STAMP: stamp} if stamp else numbered
 
 
 def following(last: Mark, sealed_data: bytes) -> Mark:
@@ -67,7 +85,10 @@ def link_of(entries: Mapping[str, bytes], sealed_data: bytes) -> Link:
         raise Malformed("not a number", where=SEQUENCE)
     if len(previous) not in (0, HEAD_BYTES):
         raise Malformed(f"a head has {HEAD_BYTES} bytes", where=PREVIOUS)
-    return Link(Mark(int(sequence), hashlib.sha256(sealed_data).digest()), previous)
+    stamp = entries.get(STAMP, b"")
+    if len(stamp) > _MAX_STAMP_BYTES:
+        raise Malformed(f"a stamp has {_MAX_STAMP_BYTES} bytes at most", where=STAMP)
+    return Link(Mark(int(sequence), hashlib.sha256(sealed_data).digest()), previous, stamp)
 
 
 def agreed(reached: Mark, recovered: Link) -> Mark:

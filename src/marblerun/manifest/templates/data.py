@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import ClassVar, Final
 
 from marblerun.manifest.templates.budget import CERTIFICATE_STEPS
@@ -33,7 +33,7 @@ class ReservedSecrets:
     coordinator_intermediate: Secret
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TemplateData:
     """What one Marble's templates may read.
 
@@ -45,6 +45,11 @@ class TemplateData:
     marblerun: ReservedSecrets
     secrets: Mapping[str, Secret]
     previous: Mapping[str, Secret]
+
+    @cached_property
+    def root(self) -> Record:
+        """The value a template starts with as its dot; made once for all templates of a Marble."""
+        return _root_of(self)
 
 
 class SecretRecord(Record):
@@ -113,8 +118,7 @@ class _Previous(_Fixed):
     type_name: ClassVar[str] = "manifest.PreviousSecrets"
 
 
-def root_of(data: TemplateData) -> Record:
-    """The value a template starts with as its dot."""
+def _root_of(data: TemplateData) -> Record:
     reserved = data.marblerun
     return _Root(
         MarbleRun=_Reserved(

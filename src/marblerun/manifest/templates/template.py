@@ -7,7 +7,7 @@ from typing import Final
 
 from marblerun.errors import Malformed
 from marblerun.manifest.templates.budget import Budget, TemplateFailure
-from marblerun.manifest.templates.data import TemplateData, root_of
+from marblerun.manifest.templates.data import TemplateData
 from marblerun.manifest.templates.execute import Execution
 from marblerun.manifest.templates.functions import FunctionSet
 from marblerun.manifest.templates.lex import LEFT
@@ -50,7 +50,7 @@ class Template:
         """
         if self.program is None:
             return self.text
-        execution = Execution(self.program, self.functions, root_of(data), Budget() if budget is None else budget)
+        execution = Execution(self.program, self.functions, data.root, Budget() if budget is None else budget)
         try:
             return execution.run()
         except TemplateFailure as failure:

@@ -49,6 +49,10 @@ class MessageReader:
             Malformed: the compressed flag is set (no encoding is ever negotiated here), the flag is neither 0 nor 1,
                 or a message is longer than the limit. The reader must not be used afterwards.
         """
+        if not self._buffer and len(data) >= PREFIX_BYTES and data[0] == 0:
+            size = int.from_bytes(data[1:PREFIX_BYTES], "big")
+            if size <= self._limit and len(data) == PREFIX_BYTES + size:
+                return [data[PREFIX_BYTES:]]  # one message, complete and alone, as unary calls have it
         self._buffer += data
         messages: list[bytes] = []
         start = 0

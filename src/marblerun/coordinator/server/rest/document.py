@@ -7,7 +7,6 @@ from typing import Final
 
 from marblerun.coordinator.server import envelope
 from marblerun.coordinator.server.exchange import Response
-from marblerun.coordinator.server.openapi import openapi_bytes
 from marblerun.coordinator.server.rest.route import Call, Route, Table
 from marblerun.coordinator.service import Coordinator
 
@@ -19,6 +18,8 @@ def with_document(table: Table) -> Table:
 
     @cache
     def body() -> bytes:
+        from marblerun.coordinator.server.openapi import openapi_bytes
+
         return openapi_bytes(complete)
 
     async def get_document(_coordinator: Coordinator, _call: Call) -> Response:

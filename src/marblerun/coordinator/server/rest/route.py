@@ -5,22 +5,29 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from marblerun.coordinator.commands.caller import Operation
-from marblerun.coordinator.server.exchange import Request, Response
+from marblerun.coordinator.server.exchange import BadRequest, Request, Response
+from marblerun.coordinator.server.rest.repeats import Repeats
+from marblerun.coordinator.server.rest.strangers import LargeBodies
 from marblerun.coordinator.server.routing import query_values
 from marblerun.coordinator.service import Coordinator
 from marblerun.errors import MarbleRunError
 from marblerun.wire import gojson
 from marblerun.wire.gojson import Shape
+from marblerun.wire.limits import MAX_REST_BODY_BYTES
 
 T = TypeVar("T")
 
 
-class BadRequest(Exception):
-    """The request itself cannot be understood; answered 400 in the manner of its version."""
+@dataclass(frozen=True, slots=True)
+class Between:
+    """What one listener knows beyond a single request."""
+
+    repeats: Repeats = field(default_factory=Repeats)
+    large_bodies: LargeBodies = field(default_factory=LargeBodies)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +36,7 @@ class Call:
 
     request: Request
     query: str
+    between: Between = field(default_factory=Between)
 
     @property
     def leaf(self) -> bytes | None:
@@ -60,8 +68,10 @@ MANIFEST_BODY: Final = gojson.record(manifest=gojson.byte_string)
 """The body with which version 2 takes a manifest."""
 
 
-def read_body(call: Call, shape: Shape[T]) -> T:
+def read_body(call: Call, shape: Shape[T], max_bytes: int = MAX_REST_BODY_BYTES) -> T:
     """The body of a version 2 request: one JSON value, whatever follows is ignored (protocol, section 7.2)."""
+    if len(call.request.body) > max_bytes:
+        raise BadRequest(f"the request body is larger than {max_bytes} bytes")
     try:
         return gojson.unmarshal_first(call.request.body, shape)
     except MarbleRunError as problem:

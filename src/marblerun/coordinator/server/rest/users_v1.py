@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import lru_cache
 from typing import Final
 
 from marblerun.coordinator.commands.caller import Operation
@@ -25,7 +26,13 @@ async def _post_secrets(coordinator: Coordinator, call: Call) -> Response:
 
 
 async def _get_update(coordinator: Coordinator, _call: Call) -> Response:
-    return envelope.success(coordinator.update_log())
+    return _log(coordinator.update_log())
+
+
+@lru_cache(maxsize=1)
+def _log(text: str) -> Response:
+    """Made once for each state of the log: anybody may ask for it."""
+    return envelope.success(text)
 
 
 async def _post_update(coordinator: Coordinator, call: Call) -> Response:

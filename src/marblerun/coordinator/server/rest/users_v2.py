@@ -37,13 +37,21 @@ async def _post_secrets(coordinator: Coordinator, call: Call) -> Response:
 
 
 async def _get_update(coordinator: Coordinator, _call: Call) -> Response:
-    return envelope.success({"updateLog": coordinator.update_log().removesuffix("\n").split("\n")})
+    return _log(coordinator.update_log())
+
+
+@lru_cache(maxsize=1)
+def _log(text: str) -> Response:
+    """Made once for each state of the log: anybody may ask for it."""
+    return envelope.success({"updateLog": text.removesuffix("\n").split("\n")})
 
 
 async def _post_update(coordinator: Coordinator, call: Call) -> Response:
-    body = await read_large_body(call, MANIFEST_BODY)
-    reply = await coordinator.update_manifest(call.leaf, body["manifest"])
-    return envelope.success(_outcome(reply))
+    async def update() -> Response:
+        body = await read_large_body(call, MANIFEST_BODY)
+        return envelope.success(_outcome(await coordinator.update_manifest(call.leaf, body["manifest"])))
+
+    return await call.between.repeats.answer(call.request, update)
 
 
 async def get_pending(coordinator: Coordinator, _call: Call) -> Response:
@@ -65,9 +73,12 @@ def _pending(manifest: bytes, message: str, missing_users: tuple[str, ...]) -> R
 
 
 async def _post_pending(coordinator: Coordinator, call: Call) -> Response:
-    body = await read_large_body(call, MANIFEST_BODY)
-    reply = await coordinator.acknowledge_update(call.leaf, body["manifest"])
-    return envelope.success({"message": reply.message, **_outcome(reply)})
+    async def acknowledge() -> Response:
+        body = await read_large_body(call, MANIFEST_BODY)
+        reply = await coordinator.acknowledge_update(call.leaf, body["manifest"])
+        return envelope.success({"message": reply.message, **_outcome(reply)})
+
+    return await call.between.repeats.answer(call.request, acknowledge)
 
 
 async def _post_cancel(coordinator: Coordinator, call: Call) -> Response:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import Final
 
+from marblerun.coordinator.store.anchors import encode_mark, parse_mark
 from marblerun.coordinator.store.lineage import Mark
-from marblerun.errors import Misconfigured, Unavailable
+from marblerun.errors import Unavailable
 
-_TEXT: Final = re.compile(r"([0-9]{1,18}) ([0-9a-f]{64})\n")
 _MAX_BYTES: Final = 1024
 
 
@@ -29,12 +28,7 @@ class FileAnchor:
             return None
         except OSError as error:
             raise Unavailable(f"the anchor {self._path} cannot be read: {error.strerror}") from error
-        match = _TEXT.fullmatch(text)
-        if match is None:
-            raise Misconfigured(
-                f"the anchor {self._path} is damaged; only if you are sure that the state is the latest one, remove it"
-            )
-        return Mark(int(match[1]), bytes.fromhex(match[2]))
+        return parse_mark(text, str(self._path))
 
     def advance(self, mark: Mark) -> None:
         """Replace the file in one durable step."""
@@ -42,7 +36,7 @@ class FileAnchor:
         try:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             with os.fdopen(descriptor, "wb") as file:
-                file.write(f"{mark.sequence} {mark.head.hex()}\n".encode())
+                file.write(encode_mark(mark).encode())
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(self._path)
