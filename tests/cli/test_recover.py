@@ -337,3 +337,18 @@ def test_exactly_one_recovery_key_has_to_be_named(
 ) -> None:
     result = session.run("recover", "secret.bin", honest.endpoint, *ERA, *options)
     assert (result.exit_code, honest.certificates_seen) == (2, [])
+
+
+@pytest.mark.parametrize("size", [16, 32, 33])
+def test_a_secret_that_begins_like_json_is_still_a_secret(session: Session, honest: FakeCoordinator, size: int) -> None:
+    """One of 256 random secrets begins with a brace; so does one of 256 encrypted ones."""
+    recovering(honest)
+    (session.folder / "plain").write_bytes(b"{" + bytes(size - 1))
+    result = session.run("recover", "plain", honest.endpoint, "-k", "recovery.pem", *ERA)
+    assert (result.exit_code, result.stdout) == (0, "Successfully recovered the Coordinator\n")
+    secret = SECRETS[size]
+    while (content := encrypted(secret))[:1] != b"{":
+        pass
+    (session.folder / "encrypted").write_bytes(content)
+    result = session.run("recover", "encrypted", honest.endpoint, "-k", "recovery.pem", *ERA)
+    assert (result.exit_code, result.stdout) == (0, "Successfully recovered the Coordinator\n")

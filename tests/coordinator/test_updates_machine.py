@@ -140,7 +140,11 @@ class Updates(RuleBasedStateMachine):
             allowed, lambda: acknowledge_update(self.state, person(who).der, manifest_of(variant), INPUTS, {})
         ):
             return
+        again = who in model.acknowledged
         model.acknowledged.add(who)
+        if again and model.missing > 0:
+            assert self.state is before  # nothing grows by saying it twice
+            return
         model.log_lines += 1
         self._apply_if_complete(before)
 

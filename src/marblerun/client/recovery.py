@@ -82,9 +82,20 @@ def recovery_secret(raw: bytes, key: RecoveryPrivateKey, name: str = "") -> byte
     Raises:
         Malformed: it is nothing of this, or was not encrypted for ``key``. NotFound: no secret has that name.
     """
-    if raw.lstrip()[:1] == b"{":
+    if _is_json(raw):
         return _named_secret(_secrets_by_name(raw), key, name)
     return _plain(_without_base64(raw), key)
+
+
+def _is_json(raw: bytes) -> bool:
+    """Whether it is meant to be JSON. Of random secrets one in 256 begins with a brace, but none is text as a whole."""
+    if len(raw) in PLAIN_SIZES or raw.lstrip()[:1] != b"{":
+        return False
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _secrets_by_name(raw: bytes) -> Mapping[str, bytes]:
