@@ -1,4 +1,4 @@
-"""Do threads or processes make activations faster? What ADR 9 was decided by.
+"""Do threads or processes make activations faster? What ADR 5 was decided by.
 
 Each worker is a Coordinator of its own with its own event loop, and serves as many activations as it can without a
 socket between: the TLS handshake in memory (both sides of it: that much more C code that runs without the

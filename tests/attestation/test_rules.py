@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from tests.forge.dcap import NOW, Dcap, Minted, isv_level, level, module, new_keys
+from tests.forge.dcap import NOW, Dcap, Minted, isv_level, level, module, new_keys, raw_key
 
 from marblerun.attestation.dcap.pck import collateral_key
 from marblerun.attestation.dcap.quote import parse_quote
@@ -295,9 +295,55 @@ CASES: dict[str, Broken | Holds] = {
 }
 
 
-@pytest.mark.parametrize("rule", CASES)
+def two_signers(revoked: str) -> Callable[[], Minted]:
+    """TCB Info and identity by signers with certificates of their own; that over ``revoked`` was revoked."""
+
+    def make() -> Minted:
+        keys = new_keys()
+        minted = SGX.with_(keys=keys, revoked_by_root=("signer",)).mint()
+        other = SGX.with_(keys=keys).mint().collateral
+        spared = {"tcb_info": "qe_identity", "qe_identity": "tcb_info"}[revoked]
+        changes: dict[str, Any] = {f"{spared}_issuer_chain": getattr(other, f"{spared}_issuer_chain")}
+        return replace(minted, collateral=replace(minted.collateral, **changes))
+
+    return make
+
+
+def qe_that_says_more() -> Minted:
+    """It vouches for the key, rightly, and for something else behind it."""
+    keys = new_keys()
+    digest = hashlib.sha256(raw_key(keys["qe"]) + SGX.auth_data).digest()
+    return SGX.with_(keys=keys, qe={"report_data": digest + bytes(31) + b"\x01"}).mint()
+
+
+def signer_twice(mine: Collateral, _: Collateral) -> Collateral:
+    chain = mine.tcb_info_issuer_chain
+    return replace(mine, tcb_info_issuer_chain=first_block(chain) + chain)
+
+
+CONFIGURED_NOW = TDX.with_(
+    tcb={
+        "tcbLevels": [
+            level(5, "ConfigurationNeeded", tdx=components(0, 0, 3)),
+            level(5, "OutOfDate", tdx=components(0, 0, 2)),
+        ]
+    },
+    report={"tee_tcb_svn": svn(5, 1, 2), "tee_tcb_svn2": svn(5, 1, 3)},
+)
+
+# The other half of rules that say more than one thing.
+FURTHER: dict[str, Broken | Holds] = {
+    "3.1.1, two of a name": Broken(collateral(SGX, signer_twice), "tcb-signer", "mismatch"),
+    "5.4.2, only now": Holds(CONFIGURED_NOW, tcb_status, "TDRelaunchAdvisedConfigurationNeeded"),
+    "6.1.4, over the TCB Info": Broken(two_signers("tcb_info"), "root-crl", "revoked"),
+    "6.1.4, over the identity": Broken(two_signers("qe_identity"), "root-crl", "revoked"),
+    "7.8.1, not zeros": Broken(qe_that_says_more, "qe-report-data", "mismatch"),
+}
+
+
+@pytest.mark.parametrize("rule", CASES | FURTHER)
 def test_a_rule_broken_alone_is_refused_at_its_step_and_one_that_allows_allows(rule: str) -> None:
-    case = CASES[rule]
+    case = (CASES | FURTHER)[rule]
     minted = mint(case.made)
     verifier = Verifier([minted.root])
     if isinstance(case, Holds):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -204,6 +205,16 @@ def test_collateral_for_a_named_platform_goes_to_standard_output(platform: Simul
     result = fetched(platform, *named)
     assert result.exit_code == 0, result.stderr
     assert '"SGX"' in parse_collateral_json(result.stdout).tcb_info
+
+
+def test_a_service_that_says_nothing_is_waited_for_as_long_as_the_environment_says(platform: SimulatedPlatform) -> None:
+    named = ("--fmspc", platform.fmspc.hex(), "--ca", platform.platform.ca, "--tee", "sgx")
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        result = run("collateral", "fetch", *named, "--pccs-url", url, env={"EDG_PCCS_TIMEOUT": "0.05"})
+        wrong = run("collateral", "fetch", *named, "--pccs-url", url, env={"EDG_PCCS_TIMEOUT": "soon"})
+    assert "no complete answer within 0.05 s" in result.stderr
+    assert (wrong.exit_code != 0, "EDG_PCCS_TIMEOUT is 'soon'" in wrong.stderr) == (True, True)
 
 
 def test_collateral_that_nobody_trusted_signed_is_not_written(platform: SimulatedPlatform, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import json
 import random
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import replace
 from functools import cache
 from typing import Any, Final
@@ -232,7 +233,7 @@ def _change(here: Any, dice: random.Random) -> None:
             here = inner
             continue
         if dice.random() < 0.8:
-            here[key] = dice.choice(_HOSTILE)
+            here[key] = deepcopy(dice.choice(_HOSTILE))  # or a later change would be one of the table
         elif isinstance(here, list) and dice.random() < 0.5:
             here.extend([inner] * dice.choice((1, 16, 300)))
         else:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.forge.dcap import NOW
 from tests.fuzz.__main__ import EVERY, check
-from tests.fuzz.evidence import EVIDENCE, minted
+from tests.fuzz.evidence import _HOSTILE, EVIDENCE, minted
 from tests.fuzz.targets import TARGETS, Target
 
 from marblerun.attestation.dcap.verify import Verifier
@@ -35,6 +35,16 @@ def test_inputs_are_of_both_kinds_and_come_from_their_seed(name: str) -> None:
     inputs = {make(random.Random(seed)) for seed in range(ROUNDS[name])}
     assert len(inputs) > ROUNDS[name] / 2
     assert make(random.Random(7)) == make(random.Random(7))
+
+
+@pytest.mark.parametrize("name", ["tcb-info", "qe-identity"])
+def test_an_input_does_not_depend_on_those_made_before(name: str) -> None:
+    """Or a long run ends in what the fuzzer itself made, and no seed makes an input again."""
+    make = EVERY[name].make
+    before = repr(_HOSTILE)
+    for seed in range(300):
+        make(random.Random(seed))
+    assert before == repr(_HOSTILE)
 
 
 def broken(raw: bytes) -> None:

@@ -20,6 +20,7 @@ from marblerun.attestation.simulated import load_trust_root
 from marblerun.cli.evidence_view import parse_recorded, read_input, read_root
 from marblerun.cli.options import global_options
 from marblerun.cli.output import warn
+from marblerun.client.trust import seconds_named
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -43,6 +44,7 @@ class Service:
         source = collateral_source(
             url=self.url or given.pccs_url or environment.get("EDG_PCCS_URL", ""),
             ca_file=Path(ca_file) if ca_file else path("EDG_PCCS_CA_FILE"),
+            timeout_seconds=seconds_named(environment, "EDG_PCCS_TIMEOUT", 10.0),
             simulated_platform=path("EDG_SIMULATED_PLATFORM"),
             roots=roots,
             directory=path("EDG_COLLATERAL_DIR"),

@@ -68,7 +68,7 @@ def trust_from_environment(
         collateral_source,
         url=pccs_url or environment.get("EDG_PCCS_URL", ""),
         ca_file=pccs_ca_file or _path(environment, "EDG_PCCS_CA_FILE"),
-        timeout_seconds=_seconds(environment, "EDG_PCCS_TIMEOUT", 10.0),
+        timeout_seconds=seconds_named(environment, "EDG_PCCS_TIMEOUT", 10.0),
         cache_directory=_path(environment, "EDG_COLLATERAL_CACHE_DIR"),
         simulated_platform=platform,
         roots=roots,
@@ -84,7 +84,8 @@ def _path(environment: Mapping[str, str], name: str) -> Path | None:
     return Path(text) if text else None
 
 
-def _seconds(environment: Mapping[str, str], name: str, default: float) -> float:
+def seconds_named(environment: Mapping[str, str], name: str, default: float) -> float:
+    """The seconds in the variable ``name``, above 0 and below 3600; ``default`` if not set, Misconfigured for else."""
     text = environment.get(name, "")
     if not text:
         return default

@@ -6,6 +6,7 @@ Source: RFC 2986; which parts count: protocol, section 2.7.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from cryptography.hazmat.primitives import hashes
@@ -25,6 +26,8 @@ _EXTENSION_REQUEST: Final = "1.2.840.113549.1.9.14"
 _ATTRIBUTES: Final = der.context(0, constructed=True)
 # Nobody looks at the version; RFC 2986 knows only 0.
 _MAX_VERSION: Final = 255
+# Longest attributes whose meaning is remembered.
+_REMEMBERED_BYTES: Final = 1024
 _SCHEMES: Final = {
     "secp224r1": (ECDSA_SHA256, hashes.SHA256()),
     "secp256r1": (ECDSA_SHA256, hashes.SHA256()),
@@ -60,7 +63,7 @@ def parse_csr(data: bytes) -> ParsedCsr:
         raise Malformed(f"{what}: expected version, subject, key and attributes")
     body[0].unsigned(der.INTEGER, what, limit=_MAX_VERSION)
     subject = decode_name(der.raw(body[1], der.SEQUENCE, what))
-    names = _requested_names(body[3]) if len(body) == 4 else AltNames()
+    names = _names_asked_for(body[3]) if len(body) == 4 else AltNames()
     signature, unused = der.read_bit_string(outer[2], what)
     if unused:
         raise Malformed(f"{what}: signature is not a whole number of bytes")
@@ -68,6 +71,18 @@ def parse_csr(data: bytes) -> ParsedCsr:
     algorithm, signed = der.raw(outer[1], der.SEQUENCE, what), der.raw(outer[0], der.SEQUENCE, what)
     verify_signature(algorithm, key, signed, signature, step="csr-signature", allow_sha1=True)
     return ParsedCsr(subject, names.dns_names, names.ip_addresses)
+
+
+def _names_asked_for(attributes: der.Element) -> AltNames:
+    """Marbles of one kind ask for the same names; what they mean is found once."""
+    if len(attributes.encoded) > _REMEMBERED_BYTES:
+        return _requested_names(attributes)
+    return _remembered_names(attributes.encoded)
+
+
+@lru_cache(maxsize=128)
+def _remembered_names(attributes: bytes) -> AltNames:
+    return _requested_names(der.single(attributes))
 
 
 def _requested_names(attributes: der.Element) -> AltNames:

@@ -174,11 +174,11 @@ def issue_marble_certificate(
     """
     request = parse_csr(csr) if isinstance(csr, bytes) else csr
     subject = encode_name(replace(request.subject, organization=(), common_name=str(uuid), extra_names=()))
-    extensions = [_LEAF_USAGE, _SERVER_AND_CLIENT, _IS_LEAF, ext.authority_key_id(issuer.key_id).encode()]
+    extensions = [_LEAF_USAGE, _SERVER_AND_CLIENT, _IS_LEAF, _authority_key_id(issuer.key_id)]
     if request.dns_names or request.ip_addresses:
         names = AltNames(dns_names=request.dns_names, ip_addresses=request.ip_addresses)
         extensions.append(ext.subject_alt_name(names).encode())
-    extensions.append(Extension(ext.MARBLE_TYPE, False, marble_type.encode()).encode())
+    extensions.append(_marble_type(marble_type))
     return _sign(
         issuer.key,
         issuer=issuer.name,
@@ -188,6 +188,16 @@ def issue_marble_certificate(
         extensions=extensions,
         entropy=entropy,
     )
+
+
+@lru_cache(maxsize=8)
+def _authority_key_id(key_id: bytes) -> bytes:
+    return ext.authority_key_id(key_id).encode()
+
+
+@lru_cache(maxsize=256)
+def _marble_type(name: str) -> bytes:
+    return Extension(ext.MARBLE_TYPE, False, name.encode()).encode()
 
 
 def issue_secret_certificate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -175,6 +176,23 @@ def test_a_broken_file_is_refused_if_named_and_passed_over_if_it_just_lies_there
     with caplog.at_level(logging.WARNING):
         assert isinstance(collateral_source(), CachedSource)
     assert ("is not used" in caplog.text) == (content is not None)
+
+
+def test_of_the_usual_file_only_the_service_that_is_asked_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A cloud's quote provider has certificates from an older service and collateral from a newer one."""
+    path = tmp_path / "sgx_default_qcnl.conf"
+    old, new = (
+        "http://169.254.169.254/metadata/THIM/sgx/certification/v3/",
+        "https://cache.example/sgx/certification/v4/",
+    )
+    path.write_text(json.dumps({"pccs_url": old, "collateral_service": new}))
+    monkeypatch.setattr(configured, "DEFAULT_PATH", path)
+    with caplog.at_level(logging.INFO):
+        assert isinstance(collateral_source(), CachedSource)
+    assert f"collateral comes from {new}" in caplog.text
+    assert "is not used" not in caplog.text
 
 
 # -- upkeep ------------------------------------------------------------------------------------------------------

@@ -294,6 +294,16 @@ async def _no_http(target: str, writer: asyncio.StreamWriter) -> None:
     writer.write(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")
 
 
+async def _noise(target: str, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"\xff" * 20_000 + b"\r\n\r\n")
+
+
+def test_noise_in_place_of_an_answer_is_not_repeated_in_the_error() -> None:
+    with pytest.raises(Malformed, match="not HTTP") as refused:
+        fetch_from(_noise)
+    assert len(str(refused.value)) < 1500
+
+
 async def _compressed(target: str, writer: asyncio.StreamWriter) -> None:
     writer.write(encode(Answer(200, b"\x1f\x8b" + b"\0" * 64), **{"Content-Encoding": "gzip"}))
 

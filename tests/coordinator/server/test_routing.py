@@ -143,3 +143,18 @@ def test_a_redirect_stays_on_this_host_and_is_one_header_line(path: str, query: 
 def test_a_redirect_to_another_host_by_a_backslash_is_escaped() -> None:
     assert redirect(clean_path("/./\\evil.example"), "", "GET").headers[0] == (b"location", b"/%5Cevil.example")
     assert redirect(clean_path("//a%20b"), "x=1&y=%2F", "GET").headers[0] == (b"location", b"/a%20b?x=1&y=%2F")
+
+
+@given(st.one_of(st.sampled_from(["/status", "/api/v2/status"]), st.text(alphabet="/.astu%7?3", max_size=12)))
+def test_what_is_taken_for_a_path_as_it_stands_means_the_same_when_it_is_taken_apart(target: str) -> None:
+    if ROUTES.is_path(target):
+        assert split_target(target) == (target, "")
+        assert clean_path(target) == target
+        assert ROUTES.find("GET", target) is not None
+    assert ROUTES.is_path("/status")
+    assert not ROUTES.is_path("/status?")
+
+
+def test_a_table_with_paths_that_are_not_canonical_never_takes_them_as_they_stand() -> None:
+    odd = Routes({"/a//b": {"GET": 1}, "/a%62": {"GET": 2}, "/a?b": {"GET": 3}})
+    assert not [path for path in ("/a//b", "/a%62", "/a?b") if odd.is_path(path)]

@@ -12,7 +12,18 @@ from typing import Any
 import pytest
 
 from marblerun.coordinator.server.overload import Limits, Refusal
-from marblerun.coordinator.server.turns import CALLER, Caller, Desk, Overload, SlowWork, Tally, Turns
+from marblerun.coordinator.server.turns import (
+    CALLER,
+    CROWD,
+    LOOKS_BETWEEN_TURNS,
+    SLICE_SECONDS,
+    Caller,
+    Desk,
+    Overload,
+    SlowWork,
+    Tally,
+    Turns,
+)
 from marblerun.errors import Busy
 
 
@@ -95,6 +106,27 @@ def test_between_two_decisions_the_loop_looks_at_the_network() -> None:
 
         await asyncio.gather(*(decide() for _ in range(50)), network())
         assert order.count("network") >= 49
+
+    run(scene())
+
+
+@pytest.mark.parametrize(("waiting", "looks"), [(2, 1), (CROWD + 10, LOOKS_BETWEEN_TURNS)])
+def test_a_crowd_leaves_newcomers_more_looks_between_its_turns(waiting: int, looks: int) -> None:
+    async def scene() -> None:
+        lane = Turns(Tally()).lane("x", 1000, 0.001)
+        order: list[str] = []
+        lane.run("a", lambda: None, 100.0)
+
+        def turn() -> None:
+            order.append("turn")
+            time.sleep(2 * SLICE_SECONDS)
+
+        for _ in range(waiting):
+            lane.run("a", turn, 100.0)
+        while order.count("turn") < 2:
+            await asyncio.sleep(0)
+            order.append("look")
+        assert order[order.index("turn") : -1].count("look") == looks
 
     run(scene())
 

@@ -92,7 +92,7 @@ def watched(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[F
             if crashes.setdefault(tuple(sorted(files.items())), files) is files:
                 found.append(files)
 
-    real_fsync, real_open, real_replace, real_unlink = os.fsync, os.open, os.replace, os.unlink
+    real_fsync, real_open, real_replace, real_unlink, real_link = os.fsync, os.open, os.replace, os.unlink, os.link
 
     def fsync(descriptor: int) -> None:
         power_cut()
@@ -117,11 +117,16 @@ def watched(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[F
         real_unlink(path)  # type: ignore[arg-type]
         look()
 
+    def linked(*args: object, **kwargs: object) -> None:
+        real_link(*args, **kwargs)  # type: ignore[arg-type]
+        look()
+
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fsync)
         patch.setattr(os, "open", opened)
         patch.setattr(os, "replace", renamed)
         patch.setattr(os, "unlink", unlinked)
+        patch.setattr(os, "link", linked)
         yield found
         power_cut()
 
@@ -162,6 +167,56 @@ def test_after_a_crash_at_any_moment_the_old_or_the_new_state_opens(
             found.add(loaded(crashed))
         assert found == {before, state(number)}
         assert loaded(directory) == state(number)
+
+
+def test_so_it_does_where_a_store_that_has_saved_before_keeps_the_older_generations_as_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, crashed = tmp_path / "state", tmp_path / "crashed"
+    store = FileStore(directory)
+    for number in (1, 2):
+        store.save(state(number), key_of(state(number)))
+    second = (directory / "sealed_data").stat().st_ino
+    with watched(directory, monkeypatch) as crashes:
+        store.save(state(3), key_of(state(3)))
+    assert (directory / "sealed_data.old").stat().st_ino == second
+    found = set()
+    for files in crashes:
+        lay_out(crashed, files)
+        found.add(loaded(crashed))
+    assert found == {state(2), state(3)}
+    store.close()
+
+
+@pytest.mark.parametrize("error", [PermissionError, NotImplementedError])
+def test_where_there_are_no_links_generations_are_copies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(os, "link", refused)
+    directory = tmp_path / "state"
+    store = FileStore(directory)
+    for number in range(1, 8):
+        store.save(state(number), key_of(state(number)))
+    store.close()
+    check_generations(directory, 7)
+
+
+def check_generations(directory: Path, latest: int) -> None:
+    for number, suffix in enumerate(("", ".old", ".old.2", ".old.3", ".old.4")):
+        assert (directory / f"sealed_data{suffix}").read_bytes() == state(latest - number)
+        assert (directory / f"sealed_key{suffix}").read_bytes() == key_of(state(latest - number))
+        assert (directory / f"sealed_data{suffix}").stat().st_nlink == 1
+
+
+def test_one_store_keeps_four_generations_each_a_file_of_its_own(tmp_path: Path) -> None:
+    store = FileStore(tmp_path / "state")
+    for number in range(1, 8):
+        store.save(state(number), key_of(state(number)))
+    store.close()
+    check_generations(tmp_path / "state", 7)
 
 
 def without_generations(crashes: list[Files]) -> list[Files]:

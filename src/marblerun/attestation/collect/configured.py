@@ -133,9 +133,10 @@ def _usual_qcnl() -> QcnlSettings | None:
     """What the file of the quote provider library says, if it says something we can use; it may be there for others."""
     try:
         found = load_qcnl(DEFAULT_PATH)
-        for url in (found.collateral_service, found.pccs_url):
-            if url is not None:
-                CollateralSettings(url=url)
+        # The other URL is the quote provider's own, often one that we could not use.
+        url = found.collateral_service or found.pccs_url
+        if url is not None:
+            CollateralSettings(url=url)
     except FileNotFoundError:
         return None
     except (OSError, Malformed, Misconfigured) as error:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _WORTH_REPEATING: Final = frozenset({429, 500, 502, 503, 504})
 _MAX_PAUSE: Final = 5.0
 _MAX_CONNECTIONS: Final = 16
+# Some of the libraries' errors hold what was received.
+_MAX_QUOTED: Final = 120
 # How the libraries below tell an answer that ended too early from one that is not HTTP: by their words only. Other
 # words would make a dropped connection Malformed, which is not repeated but refuses just the same.
 _DROPPED: Final = ("disconnected", "closed connection")
@@ -123,7 +125,7 @@ class BoundedClient:
         except (httpx.RemoteProtocolError, httpx.DecodingError, httpx.InvalidURL) as error:
             if isinstance(error, httpx.RemoteProtocolError) and any(words in str(error) for words in _DROPPED):
                 raise _Repeatable(f"the connection was dropped: {error}") from None
-            raise Malformed(f"the answer is not HTTP as it should be: {error}") from None
+            raise Malformed(f"the answer is not HTTP as it should be: {str(error)[:_MAX_QUOTED]}") from None
         except httpx.HTTPError as error:
             raise _Repeatable(f"cannot be reached: {error}") from None
 

@@ -6,6 +6,7 @@ import base64
 import binascii
 import hashlib
 import logging
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from email.utils import formatdate
@@ -42,7 +43,7 @@ from marblerun.coordinator.server.rest.users_v1 import USERS_V1
 from marblerun.coordinator.server.rest.users_v2 import USERS_V2
 from marblerun.coordinator.server.routing import Routes, clean_path, query_values, redirect, split_target
 from marblerun.coordinator.server.turns import Caller, Desk, Overload
-from marblerun.coordinator.service import Coordinator, SignedManifest
+from marblerun.coordinator.service import Coordinator, OwnEvidence, SignedManifest, Status
 from marblerun.errors import Busy, Denied, MarbleRunError
 from marblerun.wire.limits import MAX_REST_BODY_BYTES
 
@@ -69,8 +70,7 @@ def client_service(coordinator: Coordinator, desk: Desk | None = None) -> Servic
                 response = await _answer(coordinator, routes, attempts, between, request)
             finally:
                 desk.leave(caller)
-        date = formatdate(usegmt=True).encode("ascii")
-        return replace(response, headers=(*response.headers, (b"date", date)))
+        return response.with_header(b"date", _date(int(time.time())))
 
     return Service(
         handle=handle,
@@ -79,6 +79,11 @@ def client_service(coordinator: Coordinator, desk: Desk | None = None) -> Servic
         failed=lambda: envelope.error(500, INTERNAL_TEXT),
         overloaded=lambda: _busy(Busy("too many requests at once; try again", retry_after=1.0)),
     )
+
+
+@lru_cache(maxsize=1)
+def _date(second: int) -> bytes:
+    return formatdate(second, usegmt=True).encode("ascii")
 
 
 def _busy(busy: Busy) -> Response:
@@ -92,13 +97,15 @@ def _busy(busy: Busy) -> Response:
 async def _answer(
     coordinator: Coordinator, routes: Routes[Route], attempts: FailedAttempts, between: Between, request: Request
 ) -> Response:
-    split = split_target(request.target)
-    if split is None:
-        return envelope.error(400, "malformed request target")
-    path, query = split
-    canonical = clean_path(path)
-    if canonical != path:
-        return redirect(canonical, query, request.method)
+    path, query = request.target, ""
+    if not routes.is_path(path):
+        split = split_target(request.target)
+        if split is None:
+            return envelope.error(400, "malformed request target")
+        path, query = split
+        canonical = clean_path(path)
+        if canonical != path:
+            return redirect(canonical, query, request.method)
     route = routes.find(request.method, path)
     if route is None:
         return envelope.error(405)
@@ -203,7 +210,11 @@ def parse_nonce(query: str) -> bytes:
 
 
 async def _v2_status(coordinator: Coordinator, _call: Call) -> Response:
-    status = coordinator.status()
+    return _v2_status_of(coordinator.status())
+
+
+@lru_cache(maxsize=1)
+def _v2_status_of(status: Status) -> Response:
     return envelope.success({"code": status.code, "message": status.message, **_simulation(status.evidence)})
 
 
@@ -238,6 +249,12 @@ async def _v2_set_manifest(coordinator: Coordinator, call: Call) -> Response:
 async def _v2_quote(coordinator: Coordinator, call: Call) -> Response:
     nonce = parse_nonce(call.query)
     own = await coordinator.own_evidence(nonce)
+    return _v2_evidence.__wrapped__(own) if nonce else _v2_evidence(own)
+
+
+@lru_cache(maxsize=1)
+def _v2_evidence(own: OwnEvidence) -> Response:
+    """Made once a root certificate; with a nonce it is always another one, and not kept."""
     return envelope.success({"cert": own.chain_pem, "quote": _evidence(own.quote), **_simulation(own.evidence)})
 
 
@@ -260,7 +277,11 @@ V2: Final[Mapping[str, Mapping[str, Route]]] = {
 
 
 async def _v1_status(coordinator: Coordinator, _call: Call) -> Response:
-    status = coordinator.status()
+    return _v1_status_of(coordinator.status())
+
+
+@lru_cache(maxsize=1)
+def _v1_status_of(status: Status) -> Response:
     return envelope.success({"StatusCode": status.code, "StatusMessage": status.message})
 
 
@@ -288,7 +309,11 @@ async def _v1_set_manifest(coordinator: Coordinator, call: Call) -> Response:
 
 
 async def _v1_quote(coordinator: Coordinator, _call: Call) -> Response:
-    own = await coordinator.own_evidence(b"")
+    return _v1_evidence(await coordinator.own_evidence(b""))
+
+
+@lru_cache(maxsize=1)
+def _v1_evidence(own: OwnEvidence) -> Response:
     return envelope.success({"Cert": own.chain_pem, "Quote": _evidence(own.quote)})
 
 

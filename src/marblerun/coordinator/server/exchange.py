@@ -60,6 +60,10 @@ class Response:
     reason: str = ""
     """Why the request was refused, for log and metrics: the code of an error. Not sent."""
 
+    def with_header(self, name: bytes, value: bytes) -> Response:
+        """The same response with one header more."""
+        return Response(self.status, (*self.headers, (name, value)), self.body, self.trailers, self.reason)
+
 
 @dataclass(frozen=True, slots=True)
 class Patience:

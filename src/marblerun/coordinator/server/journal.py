@@ -40,7 +40,9 @@ DEPRECATED: Final[Mapping[str, str]] = {
 
 
 def known_path(target: str, paths: Collection[str]) -> str:
-    """The path of a request target if it is one of ``paths``."""
+    """The path of a request target if it is one of ``paths``, which are plain: no query, no escapes."""
+    if target in paths:
+        return target
     split = split_target(target)
     return split[0] if split is not None and split[0] in paths else UNKNOWN
 
@@ -68,7 +70,7 @@ def journaled(service: Service, api: str, paths: Collection[str]) -> Service:
             REQUEST_ID.reset(token)
         if api != "client":
             return response
-        return replace(response, headers=(*response.headers, (b"x-request-id", number.encode("ascii"))))
+        return response.with_header(b"x-request-id", number.encode("ascii"))
 
     return replace(service, handle=handle)
 

@@ -22,9 +22,21 @@ class Routes(Generic[H]):
 
     def __init__(self, table: Mapping[str, Mapping[str, H]]) -> None:
         self._table = {tuple(path.split("/")): dict(methods) for path, methods in table.items()}
+        self._as_written = {
+            path: dict(methods)
+            for path, methods in table.items()
+            if split_target(path) == (path, "") and clean_path(path) == path and "%" not in path
+        }
+
+    def is_path(self, target: str) -> bool:
+        """Whether a request target is nothing but one of the paths, as most are: no query, nothing to clean."""
+        return target in self._as_written
 
     def find(self, method: str, path: str) -> H | None:
         """The handler, or ``None`` for an unknown path or method: the reference answers 405 to both."""
+        methods = self._as_written.get(path)
+        if methods is not None:
+            return methods.get(method)
         segments = tuple(unquote_to_bytes(segment).decode("utf-8", "replace") for segment in path.split("/"))
         return self._table.get(segments, {}).get(method)
 

@@ -12,6 +12,7 @@ removes it.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -41,6 +42,7 @@ class FileStore:
     def __init__(self, directory: Path) -> None:
         """Create the directory (mode 0700) if it is missing and take its lock; raises Misconfigured."""
         self._directory = directory
+        self._on_disk: set[str] = set()  # what this process has written, and so knows to be on the disk
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -75,16 +77,18 @@ class FileStore:
         """Make ``data`` with ``key`` the stored state, durably; never one that ``load`` would refuse."""
         if len(data) > MAX_SEALED_STATE_BYTES:
             raise Unavailable(f"the state is larger ({len(data)} bytes) than {MAX_SEALED_STATE_BYTES}, nothing is kept")
+        interim = interim_key_name(data)
         try:
             self._settle()
             self._write_temporary(DATA, data)
             self._write_temporary(KEY, key)
-            self._rename(f"{KEY}.tmp", interim_key_name(data))
+            self._rename(f"{KEY}.tmp", interim)
             self._keep_old(DATA)
             self._sync_directory()
             self._rename(f"{DATA}.tmp", DATA)
             self._sync_directory()
-            self._settle()
+            self._name_key(interim)
+            self._on_disk |= {DATA, KEY}
             self._remove_strays()
         except OSError as error:
             raise Unavailable(f"the state could not be written to {self._directory}: {error.strerror}") from error
@@ -109,23 +113,27 @@ class FileStore:
     def _settle(self) -> None:
         """Give the key of the present data its final name, if it has only its interim name yet."""
         data = self._read(DATA)
-        if data is not None and (self._directory / interim_key_name(data)).exists():
-            self._keep_old(KEY)
-            self._rename(interim_key_name(data), KEY)
-            self._sync_directory()
+        if data is not None and self._exists(interim := interim_key_name(data)):
+            self._name_key(interim)
+
+    def _name_key(self, interim: str) -> None:
+        self._keep_old(KEY)
+        self._rename(interim, KEY)
+        self._sync_directory()
 
     def _remove_strays(self) -> None:
         """Remove keys of data that a crash kept from ever being the state."""
-        for path in self._directory.iterdir():
-            if _INTERIM.fullmatch(path.name):
-                path.unlink()
+        for name in os.listdir(self._directory):
+            if _INTERIM.fullmatch(name):
+                os.unlink(self._path(name))
 
     def _read(self, name: str) -> bytes | None:
         return read_sealed_file(self._directory / name)
 
     def _write_temporary(self, name: str, content: bytes) -> None:
-        path = self._directory / f"{name}.tmp"
-        path.unlink(missing_ok=True)
+        path = self._path(f"{name}.tmp")
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
@@ -133,19 +141,44 @@ class FileStore:
             os.fsync(file.fileno())
 
     def _keep_old(self, name: str) -> None:
-        """Keep the present generation under ``.old``: as a copy, since library OSes have no hard links."""
-        current = self._read(name)
-        if current is None:
+        """Keep the present generation under ``.old``, the ones before under the names that follow.
+
+        As a link, since nothing here is ever written to again; as a copy where there are no links (library OSes).
+        """
+        if not self._exists(name):
             return
         newest = f"{name}.{GENERATIONS[0]}"
-        self._write_temporary(newest, current)
+        if not self._link(name, f"{newest}.tmp"):
+            current = self._read(name)
+            if current is None:
+                return
+            self._write_temporary(newest, current)
         for younger, older in reversed(list(pairwise(GENERATIONS))):
-            if (self._directory / f"{name}.{younger}").exists():
+            with contextlib.suppress(FileNotFoundError):
                 self._rename(f"{name}.{younger}", f"{name}.{older}")
         self._rename(f"{newest}.tmp", newest)
 
+    def _link(self, name: str, target: str) -> bool:
+        """Whether ``target`` is now another name of the file ``name``, whose content is on the disk."""
+        source, path = self._path(name), self._path(target)
+        if name not in self._on_disk or not stat.S_ISREG(os.lstat(source).st_mode):
+            return False
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+            os.link(source, path, follow_symlinks=False)
+        except (OSError, NotImplementedError):
+            return False
+        return True
+
+    def _exists(self, name: str) -> bool:
+        return os.path.lexists(self._path(name))
+
+    def _path(self, name: str) -> str:
+        return f"{self._directory}/{name}"
+
     def _rename(self, source: str, target: str) -> None:
-        (self._directory / source).replace(self._directory / target)
+        os.replace(self._path(source), self._path(target))
 
     def _sync_directory(self) -> None:
         descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
