@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks import machine
 from benchmarks.effort import FULL, SHORT, Effort
 from benchmarks.elsewhere import ELSEWHERE, rows_elsewhere, target_from_options
 from benchmarks.manifests import typical
@@ -23,8 +24,6 @@ from benchmarks.rows_evidence import verification_row
 from benchmarks.rows_serving import serving_rows
 from benchmarks.rows_waiting import waiting_rows
 from benchmarks.table import Row, as_markdown, as_text, text_header
-
-from benchmarks import machine
 
 Measure = Callable[[Effort, Sequence[str]], Sequence[Row]]
 

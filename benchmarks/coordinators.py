@@ -20,7 +20,6 @@ from typing import Any
 from benchmarks import users
 from benchmarks.manifests import PRODUCT
 from benchmarks.marbles import Maker, environment_of
-
 from marblerun.attestation.simulated import SimulatedPlatform
 from marblerun.cli.demo.manifest import enclave
 from marblerun.cli.demo.world import clean_environment, free_port

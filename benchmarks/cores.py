@@ -21,10 +21,10 @@ from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.pool import Pool
 from pathlib import Path
 
-from benchmarks.floor import handshake, server_context
-from benchmarks.manifests import PRODUCT, typical
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from benchmarks.floor import handshake, server_context
+from benchmarks.manifests import PRODUCT, typical
 from marblerun.attestation.issue import detect_issuer
 from marblerun.cli.demo.manifest import enclave
 from marblerun.cli.demo.world import World, clean_environment

@@ -13,14 +13,14 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric import ec
+
 from benchmarks.coordinators import Target, set_manifest
 from benchmarks.effort import Effort
 from benchmarks.manifests import PRODUCT, typical
 from benchmarks.rounds import Round, activations, run_round
 from benchmarks.rows_serving import PATHS, request_round
 from benchmarks.table import Check, Row, median_check
-from cryptography.hazmat.primitives.asymmetric import ec
-
 from marblerun.cli.demo.manifest import enclave
 from marblerun.errors import Misconfigured
 from marblerun.marble.settings import Endpoint, parse_endpoint

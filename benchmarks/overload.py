@@ -31,14 +31,14 @@ from dataclasses import dataclass
 from multiprocessing.synchronize import Event
 from typing import Final
 
+from cryptography.hazmat.primitives.asymmetric import ec
+
 from benchmarks import marbles
 from benchmarks.coordinators import Target, coordinator
 from benchmarks.manifests import typical
 from benchmarks.marbles import OK, CallFailed, Maker, Marble, quote_spoiler
 from benchmarks.process import usage
 from benchmarks.table import percentile
-from cryptography.hazmat.primitives.asymmetric import ec
-
 from marblerun.marble.settings import Endpoint
 
 GOOD, FLOOD = "127.0.0.2", "127.0.0.66"

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from benchmarks.marbles import OK, Maker, Marble, call
 from benchmarks.process import cpu_seconds
-
 from marblerun.marble.settings import Endpoint
 
 Action = Callable[[], object]

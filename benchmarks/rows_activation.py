@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 
+from cryptography.hazmat.primitives.asymmetric import ec
+
 from benchmarks.coordinators import Target, coordinator
 from benchmarks.effort import Effort
 from benchmarks.floor import Activation, Floor
 from benchmarks.manifests import typical, with_rsa
 from benchmarks.rounds import Round, activations, paired, run_round
 from benchmarks.table import Row, median_check
-from cryptography.hazmat.primitives.asymmetric import ec
 
 TYPICAL_MS, P256_MS, DURABLE_MS = 3.0, 2.2, 3.5
 OF_FLOOR, OF_TYPICAL = 1.5, 1.05

@@ -5,10 +5,9 @@ from __future__ import annotations
 import statistics
 from dataclasses import asdict
 
+from benchmarks import verification
 from benchmarks.effort import Effort
 from benchmarks.table import Check, Row, median_check
-
-from benchmarks import verification
 
 # At least four times faster.
 WARM_GOAL = 0.25

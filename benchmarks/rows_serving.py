@@ -16,6 +16,9 @@ from contextlib import contextmanager
 from itertools import cycle, islice
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from benchmarks import users
 from benchmarks.coordinators import Site, Target, coordinator, free_endpoint, set_manifest, site
 from benchmarks.effort import Effort
 from benchmarks.manifests import typical
@@ -23,9 +26,6 @@ from benchmarks.marbles import REFUSED, Maker, quote_spoiler
 from benchmarks.process import MIB, usage
 from benchmarks.rounds import Round, activation, activations, paired, run_round
 from benchmarks.table import Check, Row, median_check
-from cryptography.hazmat.primitives.asymmetric import ec
-
-from benchmarks import users
 from marblerun.cli.demo.manifest import enclave
 from marblerun.marble.settings import Endpoint, parse_endpoint
 

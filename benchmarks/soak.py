@@ -21,12 +21,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks import machine, users
 from benchmarks.coordinators import Site, Target, free_endpoint, set_manifest, site
 from benchmarks.process import MIB, Usage, usage
 from benchmarks.soak_actors import Findings, Office, careless, impostors, marbles, readers
 from benchmarks.table import percentile
-
-from benchmarks import machine, users
 
 RESTARTS_END = 2 / 3
 """Of the time; what comes after belongs to one process."""

@@ -15,15 +15,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from benchmarks.coordinators import Target
-from benchmarks.manifests import package, typical
-from benchmarks.marbles import OK, REFUSED, CallFailed, Maker, call, quote_spoiler
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from benchmarks import users
+from benchmarks.coordinators import Target
+from benchmarks.manifests import package, typical
+from benchmarks.marbles import OK, REFUSED, CallFailed, Maker, call, quote_spoiler
 from marblerun.cli.demo.manifest import enclave
 from marblerun.marble.keyfile import load_key_pair
 

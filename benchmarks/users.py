@@ -7,7 +7,6 @@ import ssl
 from dataclasses import dataclass
 
 from benchmarks.marbles import SECONDS, CallFailed
-
 from marblerun.marble.settings import Endpoint
 
 

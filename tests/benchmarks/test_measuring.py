@@ -8,14 +8,15 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from benchmarks.floor import Activation
-from benchmarks.marbles import request_frames
-from benchmarks.process import cpu_seconds, cpu_seconds_from_stat, tree, usage
-from benchmarks.soak import Judgement, latency_drift
 from cryptography.hazmat.primitives.asymmetric import ec
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import DataReceived, RequestReceived, StreamEnded
+
+from benchmarks.floor import Activation
+from benchmarks.marbles import request_frames
+from benchmarks.process import cpu_seconds, cpu_seconds_from_stat, tree, usage
+from benchmarks.soak import Judgement, latency_drift
 
 # Works until it has used so much CPU itself, says so, and waits; a child of it does the same.
 BUSY = """

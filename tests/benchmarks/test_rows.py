@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from benchmarks.__main__ import KEYS, main
 from benchmarks.coordinators import coordinator
 from benchmarks.manifests import typical

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from benchmarks.coordinators import Site, Target, free_endpoint
 from benchmarks.marbles import CallFailed
 from benchmarks.process import MIB, Usage

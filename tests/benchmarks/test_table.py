@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from benchmarks.__main__ import BEGIN, END, put_between_marks
 from benchmarks.table import Check, Row, as_markdown, as_text, median_check, percentile, quartiles
 
