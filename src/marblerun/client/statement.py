@@ -18,10 +18,13 @@ from typing import Final
 from marblerun.client.certcache import default_path
 from marblerun.client.provenance import Provenance, parse_provenance
 from marblerun.client.replies import a_text, an_int, an_object
-from marblerun.errors import Malformed, Unavailable, Untrusted
+from marblerun.errors import Malformed, Unavailable, Untrusted, WrongPhase
 
 MAX_MEMORY_BYTES: Final = 4 * 1024 * 1024
 _HEAD_DIGITS: Final = 64
+# Of ``status`` (protocol, section 1.4).
+_RECOVERY: Final = 1
+_ACCEPTING_MANIFEST: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,8 @@ class Statement:
     update_log_hash: str
     evidence: str
     nonce: str
+    state: int = 0
+    """Which state of its life the Coordinator is in, by the numbers of ``status``; 0 if it does not say."""
     provenance: Provenance | None = None
     """Where the CA comes from; ``None`` from Coordinators that keep no record."""
 
@@ -64,8 +69,19 @@ def parse_statement(text: str) -> Statement:
         update_log_hash=a_text(fields, "updateLogHash"),
         evidence=a_text(fields, "evidence"),
         nonce=a_text(fields, "nonce"),
+        state=an_int(fields, "state"),
         provenance=parse_provenance(fields.get("provenance")),
     )
+
+
+def _require_running(statement: Statement) -> None:
+    """In recovery, or where its state was removed, a Coordinator may still know a number: that of its anchor."""
+    if statement.state == _RECOVERY or (statement.state == _ACCEPTING_MANIFEST and statement.sequence > 0):
+        raise WrongPhase(
+            "the Coordinator does not run its latest state"
+            + (f", number {statement.sequence}" if statement.sequence else "")
+            + ": its stored state is missing, older or cannot be opened; 'marblerun status' and its log say more"
+        )
 
 
 def default_memory_path(environment: Mapping[str, str]) -> Path:
@@ -86,9 +102,11 @@ class SequenceMemory:
         budgets, counters, removed users, rotated secrets) may be undone, and is accepted.
 
         Raises:
+            WrongPhase: the Coordinator does not run the state whose number it tells; nothing is remembered.
             Untrusted: (step ``sequence``) an older state, or another one of the same number; it is not remembered.
             Malformed, Unavailable: the file.
         """
+        _require_running(statement)
         known = self._load()
         key = hashlib.sha256(root_der).hexdigest()
         before = an_object(known.get(key), key)

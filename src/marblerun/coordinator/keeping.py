@@ -36,6 +36,11 @@ from marblerun.secrets.box import (
 
 _log = logging.getLogger(__name__)
 
+_WHAT_TO_DO = (
+    "nothing was changed. 'marblerun state inspect' shows the older states beside it, 'marblerun state backup "
+    "--generation' and 'state restore' bring one back; to begin anew, move the files away"
+)
+
 # An anchor that answers but never takes a mark leaves one at every request; only the last ones can still be meant.
 _MAX_IN_DOUBT: Final = 16
 
@@ -164,7 +169,10 @@ class Keeper:
         A data key that does not open here, or an older state than the anchor remembers, means recovery. Raises
         Malformed or Untrusted for a state that is damaged.
         """
-        parsed = parse_sealed_data(sealed.data)
+        try:
+            parsed = parse_sealed_data(sealed.data)
+        except Malformed as error:
+            raise Malformed(f"{error}; {_WHAT_TO_DO}") from error
         key = self._unseal(sealed)
         if key is None:
             return Lost(sealed.data, parsed.recovery_data)

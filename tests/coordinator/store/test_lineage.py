@@ -24,14 +24,14 @@ from marblerun.attestation.binding import report_data_for
 from marblerun.attestation.dcap.quote import parse_quote
 from marblerun.attestation.model import Origin
 from marblerun.attestation.simulated import SimulatedPlatform
-from marblerun.client.statement import SequenceMemory, parse_statement
+from marblerun.client.statement import SequenceMemory, Statement, parse_statement
 from marblerun.coordinator.service import Coordinator, Ports
 from marblerun.coordinator.state import Phase
 from marblerun.coordinator.store import Sealed
 from marblerun.coordinator.store.anchors.file import FileAnchor
 from marblerun.coordinator.store.lineage import Anchor, Link, Mark, following, link_of, stamped, verify_latest
 from marblerun.coordinator.store.memory import MemoryStore
-from marblerun.errors import Malformed, MarbleRunError, Misconfigured, Unavailable, Untrusted
+from marblerun.errors import Malformed, MarbleRunError, Misconfigured, Unavailable, Untrusted, WrongPhase
 from marblerun.secrets.box import build_sealed_data, open_sealed_data
 
 T = TypeVar("T")
@@ -133,11 +133,36 @@ def test_an_older_state_means_recovery_and_says_so_and_the_latest_one_does_not(t
         assert status.startswith("Coordinator is in recovery mode")
         assert "OLDER than the latest one" in status
         assert turned_back.store.load() == older
+        statement = run(turned_back, _statement)
+        assert statement.sequence > 0, "the number that the anchor knows, not that of what runs"
+        with pytest.raises(WrongPhase, match="does not run its latest state"):
+            SequenceMemory(tmp_path / "memory").check(b"root", statement, accept_older=True)
+    assert not (tmp_path / "memory").exists()
     assert run(Anchored(store=MemoryStore(latest), anchor=world.anchor), phase) is Phase.ACCEPTING_MARBLES
 
 
 async def _status(coordinator: Coordinator) -> str:
     return coordinator.status().message
+
+
+async def _statement(coordinator: Coordinator) -> Statement:
+    return parse_statement((await coordinator.statement(b"")).text.decode())
+
+
+@pytest.mark.parametrize(
+    ("state", "sequence", "runs"), [(1, 0, False), (1, 3, False), (2, 3, False), (2, 0, True), (3, 3, True)]
+)
+def test_a_client_believes_a_number_only_of_the_state_that_runs(
+    tmp_path: Path, state: int, sequence: int, runs: bool
+) -> None:
+    memory = SequenceMemory(tmp_path / "memory")
+    told = parse_statement(json.dumps({"statement": 1, "state": state, "sequence": sequence, "head": ""}))
+    if runs:
+        memory.check(b"root", told)
+    else:
+        with pytest.raises(WrongPhase):
+            memory.check(b"root", told)
+    assert (tmp_path / "memory").exists() is runs
 
 
 def test_a_copy_that_went_on_elsewhere_is_another_history(tmp_path: Path) -> None:
