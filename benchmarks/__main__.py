@@ -138,6 +138,8 @@ def _show(output: str, rows: Sequence[Row], facts: dict[str, str], document: dic
         checks = [check for row in rows for check in row.checks if check.limit is not None]
         met = sum(check.is_met for check in checks)
         print(f"\n{met} of {len(checks)} goals met, {facts['seconds']} s" if checks else f"\n{facts['seconds']} s")
+        if met < len(checks):
+            print('what is missed, and why it cannot be had: docs/performance.md, "The budget of one activation"')
 
 
 if __name__ == "__main__":
