@@ -18,7 +18,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from tests.coordinator.store.etcd import Etcd, etcd, needs_etcd
-from tests.coordinator.store.test_lineage import Anchored, History, MemoryAnchor, _status, activate, deploy, phase, run
+from tests.coordinator.store.histories import Anchored, History
+from tests.coordinator.store.test_lineage import MemoryAnchor, _status, activate, deploy, phase, run
 
 from marblerun.coordinator.server.settings import settings_from_environment
 from marblerun.coordinator.service import Coordinator

@@ -7,7 +7,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,46 +19,23 @@ from tests.coordinator.parties import manifest, share_of
 from tests.coordinator.people import ask
 from tests.coordinator.running import World, running
 from tests.coordinator.states import UUID_1, applicant
+from tests.coordinator.store.histories import Anchored, History
 
 from marblerun.attestation.binding import report_data_for
 from marblerun.attestation.dcap.quote import parse_quote
 from marblerun.attestation.model import Origin
 from marblerun.attestation.simulated import SimulatedPlatform
 from marblerun.client.statement import SequenceMemory, Statement, parse_statement
-from marblerun.coordinator.service import Coordinator, Ports
+from marblerun.coordinator.service import Coordinator
 from marblerun.coordinator.state import Phase
 from marblerun.coordinator.store import Sealed
 from marblerun.coordinator.store.anchors.file import FileAnchor
-from marblerun.coordinator.store.lineage import Anchor, Link, Mark, following, link_of, stamped, verify_latest
+from marblerun.coordinator.store.lineage import Link, Mark, following, link_of, stamped, verify_latest
 from marblerun.coordinator.store.memory import MemoryStore
 from marblerun.errors import Malformed, MarbleRunError, Misconfigured, Unavailable, Untrusted, WrongPhase
 from marblerun.secrets.box import build_sealed_data, open_sealed_data
 
 T = TypeVar("T")
-
-
-@dataclass
-class Anchored(World):
-    """A world that remembers."""
-
-    anchor: Anchor | None = None
-
-    def ports(self) -> Ports:
-        return replace(super().ports(), anchor=self.anchor)
-
-
-@dataclass
-class History(MemoryStore):
-    """Keeps every state that was ever saved."""
-
-    all: list[Sealed] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        super().__init__()
-
-    def save(self, data: bytes, key: bytes) -> None:
-        super().save(data, key)
-        self.all.append(Sealed(data, (key,)))
 
 
 def run(world: World, scenario: Callable[[Coordinator], Coroutine[Any, Any, T]]) -> T:

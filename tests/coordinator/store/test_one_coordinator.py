@@ -16,7 +16,8 @@ from tests.coordinator.manifests import encode, many
 from tests.coordinator.parties import estate, manifest, share_of
 from tests.coordinator.people import office, person
 from tests.coordinator.running import World
-from tests.coordinator.store.test_lineage import History, activate, entries_of, phase, run
+from tests.coordinator.store.histories import History
+from tests.coordinator.store.test_lineage import activate, entries_of, phase, run
 
 from marblerun.coordinator.commands.activate import ActivationRefused
 from marblerun.coordinator.seal import SealMode

@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 from tests.coordinator.manifests import encode, many
 from tests.coordinator.parties import manifest, share_of
-from tests.coordinator.running import World
 from tests.coordinator.states import UUID_1, applicant
+from tests.coordinator.store.histories import Anchored, History
 from tests.forge.tpm import SoftTpm, needs_tpm, soft_tpm
 
 from marblerun.coordinator.seal.tpm_device import Tpm
-from marblerun.coordinator.service import Coordinator, Ports
+from marblerun.coordinator.service import Coordinator
 from marblerun.coordinator.state import Phase
 from marblerun.coordinator.store import Sealed
 from marblerun.coordinator.store.anchors import TlsFiles, open_anchor, parse_anchor
@@ -303,33 +302,6 @@ def test_the_setting_leads_here(tpm: SoftTpm) -> None:
 
 
 # -- a Coordinator with it -----------------------------------------------------------------------------------------
-
-
-@dataclass
-class Anchored(World):
-    """A world that remembers."""
-
-    anchor: Anchor | None = None
-
-    def ports(self) -> Ports:
-        return replace(super().ports(), anchor=self.anchor)
-
-
-@dataclass
-class History(MemoryStore):
-    """Keeps every state that was ever saved; the disk can be full."""
-
-    all: list[Sealed] = field(default_factory=list)
-    is_full: bool = False
-
-    def __post_init__(self) -> None:
-        super().__init__()
-
-    def save(self, data: bytes, key: bytes) -> None:
-        self.all.append(Sealed(data, (key,)))
-        if self.is_full:
-            raise Unavailable("the disk is full")
-        super().save(data, key)
 
 
 def run(anchor: Anchor | None, store: MemoryStore, scenario: Callable[[Coordinator], Coroutine[Any, Any, T]]) -> T:
