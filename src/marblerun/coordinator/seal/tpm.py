@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
+import time
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -22,8 +23,10 @@ from marblerun.secrets.box import KEY_BYTES, NONCE_BYTES, open_key, seal_key
 
 _log = logging.getLogger(__name__)
 
-# Any PCR that moves between policy and use, also one that is not selected, makes the TPM ask for the policy again.
-_ATTEMPTS: Final = 8
+# Any PCR that moves between policy and use, also one that is not selected, makes the TPM ask for the policy again. What
+# measures on a busy machine comes in bursts, so tries are counted in time, with growing pauses.
+_PATIENCE_SECONDS: Final = 30.0
+_LONGEST_PAUSE_SECONDS: Final = 0.25
 _POLICY_PCR: Final = (0x17F).to_bytes(4, "big")  # TPM_CC_PolicyPCR
 
 
@@ -125,11 +128,13 @@ def _unwrap(tpm: Tpm, wrapped: TpmObject) -> bytes:
         handle = tpm.esapi.load(tpm.root_key, private, public, session1=session)
     # 3.
     with tpm.flushed(handle):
-        for _ in range(_ATTEMPTS):
-            key = _unsealed(tpm, handle, wrapped.selection)
-            if key is not None:
-                return key
-    raise Unavailable("the TPM's PCRs keep changing")
+        deadline, pause = time.monotonic() + _PATIENCE_SECONDS, 0.001
+        while (key := _unsealed(tpm, handle, wrapped.selection)) is None:
+            if time.monotonic() > deadline:
+                raise Unavailable("the TPM's PCRs keep changing")
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+    return key
 
 
 def _unsealed(tpm: Tpm, handle: object, selection: PcrSelection) -> bytes | None:
