@@ -19,11 +19,13 @@ from benchmarks import machine
 from benchmarks.effort import FULL, SHORT, Effort
 from benchmarks.elsewhere import ELSEWHERE, rows_elsewhere, target_from_options
 from benchmarks.manifests import typical
+from benchmarks.marbles import CallFailed
 from benchmarks.rows_activation import activation_rows
 from benchmarks.rows_evidence import verification_row
 from benchmarks.rows_serving import serving_rows
 from benchmarks.rows_waiting import waiting_rows
 from benchmarks.table import Row, as_markdown, as_text, text_header
+from marblerun.errors import MarbleRunError
 
 Measure = Callable[[Effort, Sequence[str]], Sequence[Row]]
 
@@ -75,7 +77,23 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     other.add_argument("--marble", metavar="TYPE", default="service", help="activated (default %(default)s)")
     other.add_argument("--set-manifest", metavar="FILE", help="set this manifest first; '-' for the one of 'typical'")
     other.add_argument("--print-manifest", action="store_true", help="print the manifest of 'typical' and end")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if problem := _problem_of(options):
+        parser.error(problem)
+    return options
+
+
+def _problem_of(options: argparse.Namespace) -> str:
+    """What about the other server cannot be meant; nothing of it may be passed over in silence."""
+    if not (options.mesh or options.client):
+        about_it = ("pid", "set_manifest")
+        given = [f"--{name.replace('_', '-')}" for name in about_it if getattr(options, name) is not None]
+        return f"{given[0]} is about another server: name it with --mesh, --client or both" if given else ""
+    if options.pid is not None and not Path(f"/proc/{options.pid}").is_dir():
+        return f"--pid: there is no process {options.pid} on this machine"
+    possible = [key for key in ELSEWHERE if (options.client if key == "requests" else options.mesh)]
+    missing = [key for key in options.only or () if key not in possible]
+    return f"--only {missing[0]}: of that server these can be measured: {', '.join(possible)}" if missing else ""
 
 
 def effort_of(options: argparse.Namespace) -> Effort:
@@ -86,7 +104,7 @@ def effort_of(options: argparse.Namespace) -> Effort:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and print; 0 even if goals are missed: a benchmark is not a test."""
+    """Measure and print; 0 even if goals are missed: a benchmark is not a test. 1: another server does not answer."""
     options = parse(arguments)
     if options.list or options.print_manifest:
         print("\n".join(KEYS) if options.list else json.dumps(typical(), indent=2))
@@ -96,15 +114,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if is_text:
         print("\n".join(f"{name}: {value}" for name, value in facts.items()), end="\n\n")
         print(text_header(), flush=True)
-    if options.mesh or options.client:
-        families = rows_elsewhere(effort, target_from_options(options), options.only or KEYS)
-    else:
-        families = measure(effort, options.only or KEYS)
+    elsewhere = bool(options.mesh or options.client)
     rows: list[Row] = []
-    for family in families:
-        rows += family
-        if is_text:
-            print(as_text(family), flush=True)
+    try:
+        for family in _families(options, effort, elsewhere):
+            rows += family
+            if is_text:
+                print(as_text(family), flush=True)
+    except (MarbleRunError, CallFailed, OSError, RuntimeError) as error:
+        if not elsewhere:
+            raise
+        print(f"error: that server cannot be measured: {error}", file=sys.stderr)
+        return 1
     facts["seconds"] = f"{time.monotonic() - began:.0f}"
     document = {"machine": facts, "rows": [row.as_json() for row in rows]}
     if options.json is not None:
@@ -113,6 +134,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.into.write_text(put_between_marks(options.into.read_text(), as_page(rows, facts)))
     _show(options.output, rows, facts, document)
     return 0
+
+
+def _families(options: argparse.Namespace, effort: Effort, elsewhere: bool) -> Iterator[Sequence[Row]]:
+    if elsewhere:
+        return rows_elsewhere(effort, target_from_options(options), options.only or KEYS)
+    return measure(effort, options.only or KEYS)
 
 
 def put_between_marks(document: str, table: str) -> str:

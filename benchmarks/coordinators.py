@@ -25,8 +25,8 @@ from marblerun.cli.demo.manifest import enclave
 from marblerun.cli.demo.world import clean_environment, free_port
 from marblerun.marble.settings import Endpoint, parse_endpoint
 
-START_SECONDS = 30.0
-STOP_SECONDS = 15.0
+START_SECONDS = 120.0
+STOP_SECONDS = 60.0
 LISTENING = "the Coordinator is listening"
 
 

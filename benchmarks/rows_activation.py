@@ -42,11 +42,13 @@ def _beside_floor(effort: Effort, target: Target, curve: ec.EllipticCurve, row: 
     for _ in range(effort.rounds):
         floors.append(floor.measure(effort.calls // 4))
         rounds.append(run_round(activations(target.mesh, maker, effort.calls), target.process, AT_ONCE))
-    cpu, below = [one.cpu_ms for one in rounds], [one.total for one in floors]
+    cpu, below, here = [one.cpu_ms for one in rounds], [one.total for one in floors], [one.total_here for one in floors]
     checks = (
         median_check("CPU a call", cpu, "ms", goal),
         median_check("beside the floor", paired(cpu, below), "x", OF_FLOOR if row.key == "typical" else None),
-        median_check("the floor", below, "ms"),
+        median_check("the floor: all by OpenSSL", below, "ms"),
+        median_check("beside the second floor", paired(cpu, here), "x"),
+        median_check("the second floor: as done here", here, "ms"),
     )
     steps = {name: sorted(asdict(one)[name] for one in floors)[len(floors) // 2] for name in asdict(floors[0])}
     return Row(row.key, row.label, checks, details={**_details(rounds), "floor_ms": steps})

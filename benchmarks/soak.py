@@ -39,8 +39,8 @@ ALL_LATENCIES_SECONDS = 3600.0
 """A longer soak keeps only a part of them."""
 MAX_DRIFT = 2.0
 """Median latency of activations in the last third of the soak over that in the first third."""
-QUIET_SECONDS = 5.0
-"""After which connections that were dropped are closed on our side, too."""
+QUIET_SECONDS = 60.0
+"""Within which connections that were dropped are closed on our side, too; a handshake is waited for a quarter of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +188,14 @@ def latency_drift(latencies: Sequence[tuple[float, float]]) -> float:
     return statistics.median(last) / statistics.median(first)
 
 
+def _when_quiet(process: int, first: Usage) -> Usage:
+    """The usage once connections that were dropped are closed, or after the time that this may take."""
+    end = time.monotonic() + QUIET_SECONDS
+    while (now := usage(process)).descriptors - first.descriptors > MAX_MORE_DESCRIPTORS and time.monotonic() < end:
+        time.sleep(0.1)
+    return now
+
+
 def run_soak(seconds: float, *, judge_latency: bool = True) -> tuple[list[Judgement], dict[str, Any]]:
     """Run one and return what was judged, and everything that was seen."""
     with site() as place:
@@ -200,8 +208,7 @@ def run_soak(seconds: float, *, judge_latency: bool = True) -> tuple[list[Judgem
         set_manifest(target, soak.office.manifest())
         first = usage(target.process)
         soak.run()
-        time.sleep(QUIET_SECONDS)
-        judgements = judge(soak, first, usage(soak.target.process), judge_latency=judge_latency)
+        judgements = judge(soak, first, _when_quiet(soak.target.process, first), judge_latency=judge_latency)
         if (code := place.stop()) != 0:
             soak.findings.fail(f"exit code {code} at the end")
             judgements.append(Judgement("exit code at the end", abs(code), 0))

@@ -27,7 +27,7 @@ from benchmarks.marbles import OK, REFUSED, CallFailed, Maker, call, quote_spoil
 from marblerun.cli.demo.manifest import enclave
 from marblerun.marble.keyfile import load_key_pair
 
-SECONDS = 20.0
+SECONDS = 60.0
 """Longest that one call of a soak may take."""
 MAX_FAILURES = 50
 """That are kept as text."""

@@ -205,9 +205,9 @@ def _start(mutant: Mutant | None, tests: Sequence[str]) -> int:
         # The same inputs for each mutant, nothing left behind from it, and no explaining of what fails.
         phases = (Phase.explicit, Phase.generate)
         settings.register_profile("mutants", database=None, derandomize=True, max_examples=30, phases=phases)
-        settings.load_profile("mutants")
         signal.alarm(SECONDS)
-        code = int(pytest.main(["-x", "-q", "--tb=no", "--assert=plain", "-p", "no:cacheprovider", "--no-cov", *tests]))
+        options = ["-x", "-q", "--tb=no", "--assert=plain", "-p", "no:cacheprovider", "--no-cov"]
+        code = int(pytest.main([*options, "--hypothesis-profile=mutants", *tests]))
     finally:
         os._exit(code)
 

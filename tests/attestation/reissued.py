@@ -298,9 +298,19 @@ def run(seed: int, *, rounds: int, seconds: float = 600) -> Outcome:
 
 def main() -> int:
     """1 if a difference has no class."""
-    parser = argparse.ArgumentParser(prog="python -m tests.attestation.reissued", description="Us and dcap-qvl.")
-    parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--seed", type=int, default=random.getrandbits(32))
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.attestation.reissued",
+        description="Evidence and collateral changed at random and signed anew, before us and before dcap-qvl.",
+        epilog="Ends with 1 if a difference has no class.",
+    )
+    parser.add_argument("--seconds", type=float, default=60, metavar="S", help="how long; default: %(default)s")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=random.getrandbits(32),
+        metavar="N",
+        help="of what is made; default: another each time",
+    )
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     outcome = run(arguments.seed, rounds=sys.maxsize, seconds=arguments.seconds)

@@ -321,6 +321,8 @@ def main() -> int:
     parser.add_argument("sweeps", nargs="*", metavar="SWEEP", help=f"of {', '.join(SWEEPS)}; default: all")
     parser.add_argument("--vector", default="", metavar="TEXT", help="only quotes with this in their name")
     arguments = parser.parse_args()
+    if unknown := sorted(set(arguments.sweeps) - set(SWEEPS)):
+        parser.error(f"no such sweep: {', '.join(unknown)}")
     warnings.simplefilter("ignore")
     if vectors_directory() is None:
         print(f"no vectors: {EXPECTED_DCAP_VECTORS} recorded entries are not swept; set MARBLERUN_VECTORS")

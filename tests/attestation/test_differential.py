@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.attestation import reissued
-from tests.attestation.differential import Verdict, changes, run, theirs
+from tests.attestation import differential, matrix, reissued, sweep
+from tests.attestation.differential import GENUINE_BUT_REFUSED, Verdict, changes, run, theirs
 from tests.attestation.sweep import genuine
 from tests.forge.dcap import NOW, Dcap, Minted, isv_level, level, module
 from tests.vectors import Vector, load, parameters, vectors_directory
@@ -20,12 +20,6 @@ from marblerun.errors import Malformed, Untrusted
 
 pytest.importorskip("dcap_qvl")
 
-DIFFERENT = {
-    # Its text: why it refuses what we call authentic. It judges attributes; here that is the work of policy.
-    "Debug mode is enabled": "debug enclaves and TDs are authentic; packages may allow them",
-    "SEPT_VE_DISABLE is not enabled": "authentic; policy may demand the bit",
-    "Invalid MR service TD": "authentic; policy may demand no service TD",
-}
 LENIENT = {
     # It accepts, we refuse.
     "negative/trailing-16-bytes": "bytes behind the quote",
@@ -56,7 +50,7 @@ def test_both_give_the_same_verdict_on_recorded_quotes(name: str) -> None:
     seconds = int(vector.at.timestamp())
     mine = ours(vector, vector.collateral, seconds)
     other = theirs(vector.quote, vector.collateral, seconds, vector.root_certificate)
-    if isinstance(other, str) and any(text in other for text in DIFFERENT):
+    if isinstance(other, str) and any(text in other for text in GENUINE_BUT_REFUSED):
         assert isinstance(mine, tuple)
     elif name in LENIENT:
         assert (type(mine), type(other)) == (str, tuple)
@@ -134,6 +128,39 @@ def test_every_difference_over_evidence_signed_anew_has_its_class() -> None:
     outcome = reissued.run(7, rounds=150)
     assert outcome.unexplained == []
     assert min(outcome.agreed.values()) > 25
+
+
+@pytest.mark.parametrize(
+    "main",
+    [differential.main, matrix.main, reissued.main, sweep.main],
+    ids=["differential", "matrix", "reissued", "sweep"],
+)
+def test_every_long_form_says_what_it_does_and_refuses_what_it_does_not_know(
+    main: Callable[[], int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for argument, code in (("--help", 0), ("--no-such-option", 2)):
+        monkeypatch.setattr("sys.argv", ["long-form", argument])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == code
+    assert "usage: python -m tests.attestation." in capsys.readouterr().out
+
+
+@pytest.mark.skipif(vectors_directory() is None, reason="no vectors: the summary of the differential run is skipped")
+@pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
+def test_the_long_form_sums_up_and_says_what_it_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["differential", "--vector", "sim/sgx", "--stride", "1999"])
+    assert differential.main() == 0
+    shown = capsys.readouterr().out
+    assert "both refused" in shown
+    assert "only dcap-qvl accepts: root certificate: dcap-qvl takes the root" in shown
+    assert "genuine quotes that only we accept: Debug mode is enabled: a debug enclave" in shown
+    assert shown.endswith("every difference has its class\n")
+    monkeypatch.setattr("sys.argv", ["differential", "--seconds", "-1"])
+    assert differential.main() == 0
+    assert "stopped for time after 0 of" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("make", reissued.MAKERS)

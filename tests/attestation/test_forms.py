@@ -13,6 +13,7 @@ from tests.attestation.differential import theirs
 from tests.forge.dcap import NOW, Dcap, Minted, isv_level, level, module
 from tests.forge.evidence import td_report
 
+from marblerun.attestation.dcap.quote import parse_quote
 from marblerun.attestation.dcap.verify import Verifier
 from marblerun.attestation.model import Collateral, TdExtension
 from marblerun.attestation.simulated.quotes import encode_td_report
@@ -153,12 +154,64 @@ def test_chains_as_different_producers_end_them(change: Callable[[str], str]) ->
     assert both(with_chains(change)) == (("UpToDate", ()),) * 2
 
 
+def blocks(chain: str) -> list[str]:
+    return [block + "-----END CERTIFICATE-----\n" for block in chain.split("-----END CERTIFICATE-----\n")[:-1]]
+
+
+def with_chain_in_quote(change: Callable[[list[str]], str]) -> Minted:
+    """An SGX quote with another text of the same certificates; no signature covers that."""
+    minted = SGX.mint()
+    chain = parse_quote(minted.quote).certification.data
+    text = change(blocks(chain.decode().rstrip("\0"))).encode()
+    start = minted.quote.index(chain)
+    quote = minted.quote[: start - 4] + len(text).to_bytes(4, "little") + text
+    return replace(minted, quote=quote[:432] + (len(quote) - 436).to_bytes(4, "little") + quote[436:])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda chain: "".join(blocks(chain)[:-1]),
+        lambda chain: chain + blocks(chain)[-1],
+        lambda chain: chain + blocks(chain)[0] + blocks(chain)[0],
+        lambda chain: "subject=CN\n" + chain,
+        lambda chain: chain + "  ",
+    ],
+    ids=["without root", "root twice", "four certificates", "text before", "spaces"],
+)
+def test_chains_of_collateral_that_only_dcap_qvl_reads(change: Callable[[str], str]) -> None:
+    """No service sends them. Without a root Intel's own verifier refuses them too (ROOT_CA_MISSING)."""
+    assert both(with_chains(change)) == ("refused", ("UpToDate", ()))
+
+
+@pytest.mark.parametrize(
+    ("change", "mine", "other"),
+    [
+        (lambda chain: "".join(chain[:2]), False, True),
+        (lambda chain: "".join(chain) + chain[2], False, True),
+        (lambda chain: chain[0] + chain[2], False, False),
+        (lambda chain: chain[0], False, False),
+        (lambda chain: "".join(reversed(chain)), True, False),
+        (lambda chain: chain[0] + chain[2] + chain[1], True, True),
+        (lambda chain: "\n".join(chain), True, True),
+        (lambda chain: "".join(chain).replace("\n", "\r\n") + "\0", True, True),
+    ],
+    ids=["no root", "root twice", "no CA", "leaf alone", "root first", "root before CA", "empty lines", "CRLF and NUL"],
+)
+def test_chains_in_a_quote(change: Callable[[list[str]], str], mine: bool, other: bool) -> None:
+    """Certificates are found by name, so any order will do; the chain is whole, and holds nothing else."""
+    found = both(with_chain_in_quote(change))
+    assert tuple(verdict != "refused" for verdict in found) == (mine, other)
+
+
 @pytest.mark.parametrize(
     "dcap",
     [
         SGX.with_(pck_svns=(255,) * 16),
         SGX.with_(pck_svns=(5, 128, 5, 200) * 4),
         SGX.with_(tcb={"tcbLevels": [level(5, "UpToDate", unknown=[1, {"a": None}])], "another": "member"}),
+        SGX.with_(tcb={"tcbLevels": [level(5, "UpToDate", unknown=[1.5, {"a": -0.0}])], "another": 1e300}),
+        SGX.with_(identity={"another": [17.0, {"weight": 0.5}]}),
         SGX.with_(
             tcb={
                 "tcbLevels": [
@@ -210,6 +263,22 @@ def test_control_flow_attributes_without_the_feature_are_reserved_bytes() -> Non
 def test_what_only_we_accept(dcap: Dcap) -> None:
     """SGX in quotes of version 4 and 5, and authentication data of any length: the format has them."""
     assert both(dcap.mint()) == (("UpToDate", ()), "refused")
+
+
+@pytest.mark.parametrize(
+    "dcap",
+    [
+        SGX.with_(identity={"tcbLevels": [isv_level(8, "ConfigurationNeeded")]}),
+        SGX.with_(identity={"tcbLevels": [isv_level(8, "OutOfDateConfigurationNeeded")]}),
+        SGX.with_(tcb={"version": 2}),
+        SGX.with_(tcb={"version": 4}),
+        SGX.with_(tcb={"tcbLevels": [level(5, "UpToDate") | {"tcbDate": "2024-03-13"}]}),
+    ],
+    ids=["status of a QE", "another one", "TCB Info version 2", "TCB Info version 4", "date of a level"],
+)
+def test_signed_forms_that_only_dcap_qvl_accepts(dcap: Dcap) -> None:
+    """The service's API has none of them (formats, sections 4.1 and 4.2; Intel PCS API v4)."""
+    assert both(dcap.mint()) == ("refused", ("UpToDate", ()))
 
 
 def test_levels_of_a_qe_are_sorted_by_us_and_taken_as_they_stand_by_dcap_qvl() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import DataReceived, RequestReceived, StreamEnded
 
+from benchmarks.__main__ import main
 from benchmarks.floor import Activation
 from benchmarks.marbles import request_frames
 from benchmarks.process import cpu_seconds, cpu_seconds_from_stat, tree, usage
@@ -27,6 +27,17 @@ if len(sys.argv) > 1:
 while time.process_time() < 0.2:
     pass
 print("done", flush=True)
+sys.stdin.readline()
+"""
+
+# Opens two files and starts a thread when it is told to, and waits.
+OPENS = """
+import os, sys, threading
+print("before", flush=True)
+sys.stdin.readline()
+held = [open(os.devnull), open(os.devnull)]
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+print("after", flush=True)
 sys.stdin.readline()
 """
 
@@ -61,10 +72,17 @@ def test_a_process_that_is_gone_uses_nothing() -> None:
 
 
 def test_descriptors_and_threads_are_counted() -> None:
-    before = usage(os.getpid())
-    with open(os.devnull) as _one, open(os.devnull) as _other:
-        now = usage(os.getpid())
-    assert (now.descriptors - before.descriptors, now.threads) == (2, before.threads)
+    """Of a process of its own: in this one, what earlier tests left may just be coming to its end."""
+    with subprocess.Popen([sys.executable, "-c", OPENS], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"before\n"
+        before = usage(process.pid)
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == b"after\n"
+        now = usage(process.pid)
+    assert (now.descriptors - before.descriptors, now.threads - before.threads) == (2, 1)
 
 
 @pytest.mark.parametrize("size", [1, 16384, 16385, 65535])
@@ -101,3 +119,29 @@ def test_drift_is_the_last_third_over_the_first() -> None:
 def test_a_judgement_is_good_up_to_its_limit() -> None:
     assert Judgement("growth", 8.0, 8.0).is_good
     assert not Judgement("growth", 8.1, 8.0).is_good
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--pid", "1"], "--pid is about another server"),
+        (["--set-manifest", "-"], "--set-manifest is about another server"),
+        (["--mesh", "localhost:1", "--pid", "999999999"], "there is no process 999999999"),
+        (["--mesh", "localhost:1", "--only", "rsa-mesh"], "these can be measured: typical, p256, durable"),
+        (["--client", "localhost:1", "--only", "typical"], "these can be measured: requests"),
+    ],
+)
+def test_what_is_said_about_another_server_is_never_passed_over_in_silence(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert (ended.value.code, words in capsys.readouterr().err) == (2, True)
+
+
+def test_a_server_that_does_not_answer_is_an_error_in_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OE_SIMULATION", "1")
+    assert main(["--mesh", "127.0.0.1:1", "--short", "--only", "p256"]) == 1
+    assert capsys.readouterr().err == "error: that server cannot be measured: [Errno 111] Connection refused\n"

@@ -399,6 +399,49 @@ def test_status_of_a_simulated_coordinator_says_so(session: Session, honest: Fak
     assert result.stdout == "3: Coordinator is running\nevidence: SIMULATED\n"
 
 
+def test_status_shows_number_and_origin_of_the_state_where_the_coordinator_tells_them(
+    session: Session, honest: FakeCoordinator
+) -> None:
+    session.cache(honest.root)
+    group = {"recoveryKeys": ["ab" * 32], "needed": 1, "times": 2, "first": "2025", "last": "2026"}
+    provenance: dict[str, object] = {"complete": True, "firstManifest": "cd" * 32, "recoveries": 2}
+    provenance["recoveredBy"] = [group]
+    text = json.dumps({"statement": 1, "sequence": 7, "head": "ef" * 32, "provenance": provenance})
+    honest.routes["GET /api/v2/statement"] = lambda _: success({"statement": text})
+    honest.routes["GET /api/v2/status"] = lambda _: success({"code": 3, "message": "Coordinator is running"})
+    assert session.run("status", honest.endpoint).stdout.splitlines() == [
+        "3: Coordinator is running",
+        f"state: number 7, SHA-256 {'ef' * 32}",
+        "origin: recovered 2 times, last 2026",
+    ]
+    found = json.loads(session.run("status", honest.endpoint, "-o", "json").stdout)
+    assert (found["sequence"], found["head"], found["provenance"]) == (7, "ef" * 32, provenance)
+    honest.routes["GET /api/v2/status"] = lambda _: success({"code": 2, "message": "Coordinator is ready"})
+    lines = session.run("status", honest.endpoint).stdout.splitlines()
+    assert lines == ["2: Coordinator is ready", "state: number 7 was reached, and is not what runs"]
+
+
+def test_a_statement_that_is_none_does_not_keep_the_status_from_being_shown(
+    session: Session, honest: FakeCoordinator
+) -> None:
+    session.cache(honest.root)
+    honest.routes["GET /api/v2/statement"] = lambda _: success({"statement": "{}"})
+    honest.routes["GET /api/v2/status"] = lambda _: success({"code": 3, "message": "Coordinator is running"})
+    result = session.run("status", honest.endpoint)
+    assert (result.exit_code, result.stdout) == (0, "3: Coordinator is running\n")
+    assert "the Coordinator's statement cannot be shown" in result.stderr
+
+
+def test_another_certificate_than_the_cached_one_is_told_with_what_it_can_mean(
+    session: Session, honest: FakeCoordinator
+) -> None:
+    session.cache(mint("MarbleRun Coordinator"))
+    for command in (("status",), ("state", "verify")):
+        result = session.run(*command, honest.endpoint)
+        assert (result.exit_code, honest.sent_requests) == (3, [])
+        assert "in recovery mode, where it has another certificate: --era-config FILE" in result.stderr
+
+
 def test_an_explicit_policy_is_never_ignored_for_a_cached_certificate(
     session: Session, honest: FakeCoordinator
 ) -> None:

@@ -44,12 +44,12 @@ def endpoint(tmp_path: Path, platform: SimulatedPlatform) -> Iterator[str]:
         yield _client_address(tmp_path / "log", process)
     finally:
         process.terminate()
-        process.wait(timeout=20)
+        process.wait(timeout=60)
         log.close()
 
 
 def _client_address(log: Path, process: subprocess.Popen[bytes]) -> str:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
         for line in log.read_text().splitlines():
             if line.startswith("{") and "client" in (fields := json.loads(line)):

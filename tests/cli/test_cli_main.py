@@ -154,9 +154,12 @@ def test_ctrl_c_is_130_and_a_reader_that_left_is_silent(session: Session) -> Non
 def test_what_takes_longer_than_a_second_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     with progress("quick"):
         pass
+    told, end = "", time.monotonic() + 60
     with progress("Waiting for collateral"):
-        time.sleep(1.2)
-    assert capsys.readouterr().err == "Waiting for collateral ...\n"
+        while not told.endswith("\n") and time.monotonic() < end:
+            time.sleep(0.05)
+            told += capsys.readouterr().err
+    assert told + capsys.readouterr().err == "Waiting for collateral ...\n"
 
 
 def test_help_imports_neither_network_nor_cryptography() -> None:
@@ -180,6 +183,31 @@ def test_completion_scripts_name_the_program(shell: str) -> None:
     assert result.exit_code == 0
     assert "_MARBLERUN_COMPLETE" in result.output
     assert CliRunner().invoke(cli, ["completion", "tcsh"]).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ("marblerun evidence verify quote.bin --collateral x", "file"),
+        ("marblerun evidence check quote.bin --report-data-of x", "file"),
+        ("marblerun evidence collateral show x", "file"),
+        ("marblerun coordinator --startup-manifest x", "file"),
+        ("marblerun coordinator --seal-dir x", "dir"),
+    ],
+)
+def test_files_and_directories_are_completed_by_the_shell(words: str, kind: str) -> None:
+    environment = {
+        "_MARBLERUN_COMPLETE": "bash_complete",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split()) - 1),
+    }
+    run = subprocess.run(
+        [sys.executable, "-c", "from marblerun.cli.main import main; main()"],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert (run.returncode, run.stdout) == (0, f"{kind},x\n"), run.stderr
 
 
 def test_completion_completes_nouns_and_verbs() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +106,16 @@ def test_the_quote_may_come_from_standard_input(files: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "step"),
-    [(b"", "parse"), (b"hello", "parse"), (b"\x00" * 100_000, "parse"), (MINTED.quote[:-1], "parse")],
+    [
+        (b"", "parse"),
+        (b"hello", "parse"),
+        (b"\x00" * 100_000, "parse"),
+        (MINTED.quote[:-1], "parse"),
+        (MINTED.quote.hex()[:-1].encode(), "parse"),
+        (MINTED.quote.hex().encode() + b"!", "parse"),
+        (b"\n" * 100_000, "parse"),
+        (b"00" * 100_000, "parse"),
+    ],
 )
 def test_a_file_that_is_no_quote_is_refused(files: Path, content: bytes, step: str) -> None:
     (files / "quote").write_bytes(content)
@@ -155,7 +166,46 @@ def test_inspect_says_that_nothing_is_verified_and_counts_padding(files: Path) -
     shown = json.loads(run("inspect", files / "quote", "-o", "json").stdout)
     assert text.stdout.startswith("NOT VERIFIED")
     assert (shown["ok"], shown["verified"], shown["trailing_bytes"]) == (None, False, 10)
+    assert (shown["quote_bytes"], shown["trailing_zeros_only"]) == (len(MINTED.quote), True)
     assert (shown["fmspc"], shown["pck_ca"], shown["mrenclave"]) == ("00606A000000", "platform", "11" * 32)
+
+
+@pytest.mark.parametrize(("behind", "zeros"), [(b"", None), (b"\0" * 70, True), (b"\0" * 69 + b"\1", False)])
+def test_inspect_tells_padding_from_other_bytes_behind_a_quote(behind: bytes, zeros: bool | None) -> None:
+    """70 zeros are what quoting services leave behind quotes of version 4."""
+    shown = json.loads(run("inspect", "-", "-o", "json", stdin=MINTED.quote + behind).stdout)
+    assert (shown["quote_bytes"], shown["trailing_bytes"]) == (len(MINTED.quote), len(behind))
+    assert shown["trailing_zeros_only"] is zeros
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_padding_is_refused_with_the_length_to_cut_at(files: Path, wrapped: bool) -> None:
+    quote = add_oe_header(MINTED.quote) if wrapped else MINTED.quote
+    (files / "quote").write_bytes(quote + bytes(70))
+    result = verify(files, "-o", "json", "--root-ca", files / "root.der")
+    message = json.loads(result.stdout)["error"]["message"]
+    assert result.exit_code == 3
+    assert f"all of them zero: the rest of the sender's buffer, to be cut off at byte {len(quote)}" in message
+    (files / "quote").write_bytes(quote)
+    assert verify(files, "--root-ca", files / "root.der").exit_code == 0
+
+
+TEXTS: dict[str, Callable[[bytes], bytes]] = {
+    "hex": lambda quote: quote.hex().encode(),
+    "upper case": lambda quote: quote.hex().upper().encode() + b"\n",
+    "0x": lambda quote: b"0x" + quote.hex().encode(),
+    "lines of hex": lambda quote: quote.hex("\n", 16).encode() + b"\r\n",
+    "base64": base64.b64encode,
+    "lines of base64": base64.encodebytes,
+}
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_quote_may_come_as_text(files: Path, text: Callable[[bytes], bytes], wrapped: bool) -> None:
+    (files / "quote").write_bytes(text(add_oe_header(MINTED.quote) if wrapped else MINTED.quote))
+    assert verify(files, "--root-ca", files / "root.der").exit_code == 0
+    assert run("inspect", files / "quote").exit_code == 0
 
 
 @pytest.mark.parametrize("name", parameters("sgx", "tdx"))

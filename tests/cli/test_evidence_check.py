@@ -140,6 +140,14 @@ def test_a_wrong_command_line_is_told_and_nothing_is_decided(files: Path, more: 
     assert "Error: " in result.stderr
 
 
+def test_a_directory_that_is_not_there_is_told(files: Path) -> None:
+    result = check(files, "web", "--collateral-dir", files / "nowhere")
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (
+        6,
+        f"Error: there is no directory {files / 'nowhere'} to take collateral from",
+    )
+
+
 def test_a_directory_without_the_platform_is_unavailable(files: Path) -> None:
     (files / "recorded" / "one.json").unlink()
     result = check(files)
@@ -213,8 +221,19 @@ def test_a_service_that_says_nothing_is_waited_for_as_long_as_the_environment_sa
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         result = run("collateral", "fetch", *named, "--pccs-url", url, env={"EDG_PCCS_TIMEOUT": "0.05"})
         wrong = run("collateral", "fetch", *named, "--pccs-url", url, env={"EDG_PCCS_TIMEOUT": "soon"})
-    assert "no complete answer within 0.05 s" in result.stderr
+    # One reason for all four parts, told once, although it is logged, too.
+    assert result.stderr.count("no complete answer within 0.05 s") == 1
+    assert "PCK CRL, root CRL, TCB Info, QE identity: no complete answer" in result.stderr
     assert (wrong.exit_code != 0, "EDG_PCCS_TIMEOUT is 'soon'" in wrong.stderr) == (True, True)
+
+
+def test_what_the_collateral_client_warns_of_is_shown_as_a_warning(platform: SimulatedPlatform, tmp_path: Path) -> None:
+    named = ("--fmspc", platform.fmspc.hex(), "--ca", platform.platform.ca, "--tee", "sgx")
+    (tmp_path / "qcnl.conf").write_text('{"pccs_url": "https://127.0.0.1:9", "use_secure_cert": false}')
+    env = {"EDG_QCNL_CONFIG": str(tmp_path / "qcnl.conf")}
+    result = run("collateral", "fetch", *named, env=env)
+    assert result.stderr.count("Warning: the TLS certificate of https://127.0.0.1:9 is not verified") == 1
+    assert run("collateral", "fetch", *named, env=env).stderr == result.stderr
 
 
 def test_collateral_that_nobody_trusted_signed_is_not_written(platform: SimulatedPlatform, tmp_path: Path) -> None:

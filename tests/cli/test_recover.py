@@ -352,3 +352,46 @@ def test_a_secret_that_begins_like_json_is_still_a_secret(session: Session, hone
     (session.folder / "encrypted").write_bytes(content)
     result = session.run("recover", "encrypted", honest.endpoint, "-k", "recovery.pem", *ERA)
     assert (result.exit_code, result.stdout) == (0, "Successfully recovered the Coordinator\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("the secret 0123456789abcdef is invalid or already used: it is none of the 3 of this state", 4),
+        ("a recovery secret has 16, 32 or 33 bytes, this one has 5", 4),
+        ("a signature of 4000 bytes is longer than that of any RSA key", 4),
+        ("recovery-signature: the signature of the secret 0123 is by none of the recovery keys", 4),
+        ("recovery-key: all secrets of this state were given, and together they do not open it", 4),
+        ("recovery-secrets: 3 secrets were given where exactly 1 are needed", 4),
+        ("recovered-state: the recovered state is damaged: manifest: the entry is missing", 4),
+        ("recovered-authority: the root certificate is not that of the stored key", 4),
+        ("server is not in expected state: there is nothing to recover", 5),
+        ("the state could not be written to state: No space left on device", 1),
+    ],
+)
+def test_secrets_that_do_not_count_have_one_exit_code_in_a_recovery_and_in_a_rehearsal(
+    session: Session, honest: FakeCoordinator, text: str, code: int
+) -> None:
+    recovering(honest)
+    honest.routes["POST /api/v2/recover"] = lambda _: failure(500, text)
+    result = session.run("recover", "secret.bin", honest.endpoint, "-k", "recovery.pem", *ERA)
+    assert (result.exit_code, text in result.stderr) == (code, True)
+
+
+def test_a_manifest_that_is_neither_a_file_nor_a_signature_is_told_before_anything_is_sent(
+    session: Session, honest: FakeCoordinator
+) -> None:
+    recovering(honest)
+    arguments = ("recover", "secret.bin", honest.endpoint, "-k", "recovery.pem", "--manifest", "nowhere.json", *ERA)
+    result = session.run(*arguments)
+    assert (result.exit_code, honest.sent_requests) == (7, [])
+    assert "there is no file nowhere.json" in result.stderr
+
+
+def test_a_wrong_file_for_the_coordinators_public_key_is_named(session: Session) -> None:
+    result = session.run(
+        *("recover-with-signature", "encrypt-secret", "secret.bin", "-k", "recovery.pem"),
+        *("--coordinator-pub-key", "recovery.pem", "-o", "s.enc"),
+    )
+    assert (result.exit_code, (session.folder / "s.enc").exists()) == (7, False)
+    assert "recovery.pem: is not what 'public-key' wrote" in result.stderr

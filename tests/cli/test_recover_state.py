@@ -135,6 +135,29 @@ def test_an_older_generation_can_be_saved_and_restored(tmp_path: Path, platform:
     assert run("backup", directory, tmp_path / "x", "--generation", "old.9").exit_code == 8
 
 
+@pytest.mark.parametrize(("content", "exit_code"), [(b"", 7), (b"\xff", 7), (None, 8)])
+def test_where_the_present_state_is_lost_the_older_ones_are_shown_and_one_is_brought_back(
+    tmp_path: Path, platform: SimulatedPlatform, content: bytes | None, exit_code: int
+) -> None:
+    directory = tmp_path / "state"
+    with coordinator(directory, platform, manifest(1)):
+        pass
+    with coordinator(directory, platform):
+        pass
+    (directory / "sealed_data").unlink()
+    if content is not None:
+        (directory / "sealed_data").write_bytes(content)
+    result = run("inspect", directory, "--json")
+    shown = json.loads(result.stdout)
+    assert (result.exit_code, "problem" in shown, list(shown["older"])) == (exit_code, True, ["old"])
+    result = run("inspect", directory)
+    assert (result.exit_code, "older state sealed_data.old:" in result.stdout) == (exit_code, True)
+    assert run("backup", directory, tmp_path / "old.tar", "--generation", "old").exit_code == 0
+    assert run("restore", tmp_path / "old.tar", directory).exit_code == 0
+    with coordinator(directory, platform) as up:
+        assert code(up) == 3
+
+
 def test_a_backup_whose_key_is_in_the_clear_is_warned_of(tmp_path: Path) -> None:
     with coordinator(tmp_path / "state", None, manifest(0)):
         pass

@@ -68,7 +68,7 @@ def run(
     }
     command = [sys.executable, "-m", "marblerun", "run", *arguments]
     return subprocess.run(
-        command, cwd=cwd, env=marble | (environment or {}), capture_output=True, text=True, timeout=60, check=False
+        command, cwd=cwd, env=marble | (environment or {}), capture_output=True, text=True, timeout=120, check=False
     )
 
 

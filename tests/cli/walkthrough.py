@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,13 +16,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from marblerun.cli.demo.world import free_port
+
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "updates.md"
 PORTS = (4433, 2001)
 """As they are on the page; in truth the session runs on free ones."""
 
 _BLOCK = re.compile(r"```(sh|console)\n(.*?)```\n", re.DOTALL)
 _END = "--- end of command ---"
-_WAIT = "for i in $(seq 100); do grep -q 'is listening' coordinator.log && break; sleep 0.1; done"
+_WAIT = "for i in $(seq 600); do grep -q 'is listening' coordinator.log && break; sleep 0.1; done"
 
 
 class Shell:
@@ -65,23 +66,17 @@ class Shell:
         """End the shell and what it started."""
         os.killpg(self._process.pid, signal.SIGTERM)
         os.killpg(self._process.pid, signal.SIGHUP)
-        self._process.communicate(timeout=20)
+        self._process.communicate(timeout=60)
 
 
 @contextmanager
 def shell(folder: Path) -> Iterator[Shell]:
     """A shell in ``folder`` with free ports in place of the page's."""
-    made = Shell(folder, {port: _free_port() for port in PORTS})
+    made = Shell(folder, {port: free_port() for port in PORTS})
     try:
         yield made
     finally:
         made.close()
-
-
-def _free_port() -> int:
-    with socket.create_server(("localhost", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 def replay(page: str, folder: Path) -> str:

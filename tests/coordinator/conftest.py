@@ -62,17 +62,13 @@ def large_manifest() -> bytes:
 
 
 @pytest.fixture(scope="session")
-def impatient(large_manifest: bytes) -> Iterator[Running]:
-    """A Coordinator that waits for nobody longer than a second, with a large manifest to read."""
-    short = Patience(handshake=0.4, request=0.7, response=0.9, keep_alive=0.7, idle=1.0, close=0.3)
-    with running(manifest=large_manifest, patience=short) as up:
-        yield up
+def patient(large_manifest: bytes) -> Iterator[Running]:
+    """One with a large manifest to read that closes nothing for being slow.
 
-
-@pytest.fixture(scope="session")
-def patient() -> Iterator[Running]:
-    """One that closes idle connections after two seconds."""
-    with running(manifest=INTEGRATION, patience=Patience(keep_alive=2, request=2, idle=2)) as up:
+    What is closed here was closed for what it sent, and an honest request is not cut off on a busy machine either.
+    """
+    long = Patience(handshake=600, request=600, response=600, keep_alive=600, idle=600)
+    with running(manifest=large_manifest, patience=long) as up:
         yield up
 
 

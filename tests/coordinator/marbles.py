@@ -66,4 +66,4 @@ def go_client(workdir: Path) -> Iterator[GoClient | None]:
     finally:
         assert process.stdin is not None
         process.stdin.close()
-        process.wait(timeout=10)
+        process.wait(timeout=60)

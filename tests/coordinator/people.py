@@ -183,7 +183,7 @@ def ask(
             chain.write_text(by.pem + "".join(other.pem for other in behind))
             key.write_text(by.key_pem)
             context.load_cert_chain(chain, key)
-    connection = http.client.HTTPSConnection(*server, context=context, timeout=20)
+    connection = http.client.HTTPSConnection(*server, context=context, timeout=60)
     try:
         payload = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
         connection.request(method, path, payload)

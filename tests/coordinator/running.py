@@ -102,7 +102,7 @@ class Running:
     """The metrics listener."""
     metrics: Metrics | None = None
 
-    def call(self, coroutine: Coroutine[Any, Any, T], seconds: float = 20) -> T:
+    def call(self, coroutine: Coroutine[Any, Any, T], seconds: float = 120) -> T:
         """Run something on the Coordinator's own loop."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(seconds)
 
@@ -148,12 +148,12 @@ def running(
         _on(loop, _stop(coordinator, listeners))
     finally:
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
+        thread.join(60)
         loop.close()
 
 
 def _on(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T]) -> T:
-    return asyncio.run_coroutine_threadsafe(coroutine, loop).result(20)
+    return asyncio.run_coroutine_threadsafe(coroutine, loop).result(120)
 
 
 async def _start(

@@ -97,4 +97,4 @@ def stock_client(workdir: Path) -> Iterator[StockClient | None]:
     finally:
         assert process.stdin is not None
         process.stdin.close()
-        process.wait(timeout=10)
+        process.wait(timeout=60)

@@ -10,7 +10,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 
 import pytest
@@ -42,7 +42,7 @@ class SlowStore(MemoryStore):
 
     def save(self, data: bytes, key: bytes) -> None:
         self.begun.set()
-        assert self.go_on.wait(10)
+        assert self.go_on.wait(60)
         super().save(data, key)
 
 
@@ -61,7 +61,7 @@ def connect(server: Address) -> http.client.HTTPSConnection:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    return http.client.HTTPSConnection(*server, context=context, timeout=20)
+    return http.client.HTTPSConnection(*server, context=context, timeout=60)
 
 
 def post(connection: http.client.HTTPSConnection, key: str, document: bytes, path: str = PATH) -> None:
@@ -87,7 +87,7 @@ def lose_answer(up: Running, store: SlowStore, key: str) -> None:
     """A connection breaks while the manifest is being written."""
     connection = connect(up.client)
     post(connection, key, manifest(2))
-    assert store.begun.wait(10)
+    assert store.begun.wait(60)
     connection.close()
     time.sleep(0.1)
     store.go_on.set()
@@ -131,8 +131,15 @@ class Breaking:
         self.connections = 0
 
     async def _listen(self) -> str:
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        return f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        return f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    def close(self) -> None:
+        """Take no more connections."""
+        self._up.call(self._close())
+
+    async def _close(self) -> None:
+        self._server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -140,7 +147,7 @@ class Breaking:
         there, back = await asyncio.open_connection(*self._up.client)
         pipes = [asyncio.ensure_future(pipe(reader, back)), asyncio.ensure_future(pipe(there, writer))]
         if breaks:
-            await asyncio.to_thread(self._store.begun.wait, 10)
+            await asyncio.to_thread(self._store.begun.wait, 60)
         else:
             self._store.go_on.set()
             await asyncio.wait(pipes, return_when=asyncio.FIRST_COMPLETED)
@@ -158,27 +165,25 @@ async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 
 
 def test_the_client_asks_again_and_gets_the_secrets(up: Running, store: SlowStore) -> None:
-    proxy = Breaking(up, store, 1)
-    with Client(proxy.endpoint, UNVERIFIED) as client:
+    with closing(Breaking(up, store, 1)) as proxy, Client(proxy.endpoint, UNVERIFIED) as client:
         assert sorted(client.manifest_set(manifest(2))) == ["party0", "party1"]
     assert proxy.connections == 2
 
 
 def test_so_does_the_asynchronous_one(up: Running, store: SlowStore) -> None:
-    proxy = Breaking(up, store, 1)
-
-    async def main() -> list[str]:
-        async with AsyncClient(proxy.endpoint, UNVERIFIED) as client:
+    async def main(endpoint: str) -> list[str]:
+        async with AsyncClient(endpoint, UNVERIFIED) as client:
             return sorted(await client.manifest_set(manifest(2)))
 
-    assert asyncio.run(main()) == ["party0", "party1"]
+    with closing(Breaking(up, store, 1)) as proxy:
+        assert asyncio.run(main(proxy.endpoint)) == ["party0", "party1"]
 
 
 def test_an_answer_that_stays_lost_is_told(up: Running, store: SlowStore) -> None:
-    proxy = Breaking(up, store, 99)
-    with Client(proxy.endpoint, UNVERIFIED) as client, pytest.raises(Unavailable, match="may have been done"):
-        client.manifest_set(manifest(2))
-    store.go_on.set()
+    with closing(Breaking(up, store, 99)) as proxy, Client(proxy.endpoint, UNVERIFIED) as client:
+        with pytest.raises(Unavailable, match="may have been done"):
+            client.manifest_set(manifest(2))
+        store.go_on.set()
 
 
 def test_a_connection_that_never_was_is_not_tried_twice() -> None:
@@ -243,7 +248,7 @@ def test_a_large_body_is_read_alone_also_if_its_client_is_gone() -> None:
 
     async def main() -> None:
         bodies = LargeBodies()
-        first = asyncio.ensure_future(bodies.read(SMALL_BODY_BYTES + 1, lambda: go_on.wait(10)))
+        first = asyncio.ensure_future(bodies.read(SMALL_BODY_BYTES + 1, lambda: go_on.wait(60)))
         await asyncio.sleep(0)
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
@@ -284,7 +289,7 @@ def test_the_last_acknowledgment_can_be_repeated_too() -> None:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
             load(context, "u")
-            connection = http.client.HTTPSConnection(*up.client, context=context, timeout=20)
+            connection = http.client.HTTPSConnection(*up.client, context=context, timeout=60)
             post(connection, key, new, "/api/v2/update")
             found.append(answer(connection))
             connection.close()

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from tests.coordinator.running import World
 from tests.coordinator.states import INPUTS, NAMES
-from tests.coordinator.test_service import CountingIssuer, run
+from tests.coordinator.test_service import CountingIssuer, run, until
 
 from marblerun.attestation.binding import report_data_for
 from marblerun.coordinator.commands.start import start_state
@@ -44,7 +44,7 @@ def test_an_answer_never_mixes_the_chain_of_one_root_with_the_quote_of_another()
         old = coordinator.state.authority
         asking = asyncio.create_task(coordinator.own_evidence(b"nonce"))
         cached = asyncio.create_task(coordinator.own_evidence(b""))
-        await asyncio.sleep(0.05)
+        await until(lambda: len(coordinator._quotes_under_way) == 2)
         await coordinator._commit(with_another_root)
         assert issuer.gate is not None
         issuer.gate.set()

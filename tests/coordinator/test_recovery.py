@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import json
 import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from types import ModuleType
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -201,6 +203,35 @@ def test_i12_shamir_two_of_three(place: Place, encrypted: bool) -> None:
     with running(place) as up:
         assert (give_encrypted if encrypted else give)(up, shares[2], shares[0]) == [2, 0]
         assert code(up) == 3
+
+
+def is_held(root: object, secret: bytes) -> bool:
+    """Whether a byte string with the secret inside can be reached from ``root``; modules and types are not entered."""
+    seen, waiting = set(), [root]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, bytes | bytearray) and secret in one:
+            return True
+        if id(one) not in seen and not isinstance(one, ModuleType | type):
+            seen.add(id(one))
+            waiting.extend(gc.get_referents(one))
+    return False
+
+
+@pytest.mark.parametrize(("count", "threshold"), [(2, 0), (3, 2)])
+def test_the_coordinator_holds_no_share_after_its_use_nor_after_a_recovery_that_failed(
+    place: Place, count: int, threshold: int
+) -> None:
+    """Python cannot overwrite a byte string; what it can is to let go of every one of them."""
+    shares = set_up(place, manifest(count, threshold))[:2]
+    lose_key(place)
+    with running(place) as up:
+        give(up, shares[0])
+        assert is_held(up.coordinator, shares[0].secret)
+        assert send(up, shares[1].secret, b"not a signature").status == 500
+        assert not any(is_held(up.coordinator, share.secret) for share in shares)
+        assert give(up, *shares)[-1] == 0
+        assert not any(is_held(up.coordinator, share.secret) for share in shares)
 
 
 @pytest.mark.parametrize(("count", "threshold"), [(1, 0), (2, 0), (3, 2)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.coordinator.parties import OAEP, Share, estate, manifest
+from tests.coordinator.peers import wait_until
 from tests.coordinator.people import Answer, ask, recovery_key
 from tests.coordinator.running import Running, running
 from tests.coordinator.states import fresh
@@ -209,8 +209,7 @@ def test_an_unfinished_rehearsal_is_forgotten_after_its_time(place: Place, monke
     shares = set_up(place, manifest(3, 2))
     with running(place) as up:
         assert send(up, shares[0]).data["given"] == 1
-        up.call(asyncio.sleep(0.2))
-        assert up.coordinator._rehearsing._rehearsal is None
+        wait_until(lambda: up.coordinator._rehearsing._rehearsal is None)
         assert send(up, shares[1]).data["given"] == 1
 
 

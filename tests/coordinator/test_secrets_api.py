@@ -239,6 +239,15 @@ def test_bodies_that_are_no_upload_are_refused(up: Running, body: bytes, v2: int
     assert _ask(up, "POST", "/secrets", body, "writer").status == v1
 
 
+@pytest.mark.parametrize("cert", ["", "MAA=", 5])
+def test_a_certificate_that_is_none_is_a_body_that_cannot_be_read(up: Running, cert: object) -> None:
+    """Protocol, sections 5.5 and 6.6: a client mistake in version 2, although the secret needs no certificate."""
+    entries = {"userPlain": {"Key": "YQ==", "Cert": cert}}
+    refused = _ask(up, "POST", "/api/v2/secrets", {"secrets": entries}, "writer")
+    assert (refused.status, refused.envelope["status"]) == (400, "fail")
+    assert _ask(up, "POST", "/secrets", entries, "writer").status == 400
+
+
 def test_e12_a_wrong_size_is_told_with_the_fixed_text(up: Running) -> None:
     """E12."""
     upload = {"userKey": {"Key": _b64(b"short")}}

@@ -43,13 +43,16 @@ class WatchedStore:
     saves: int = 0
     failing: bool = False
     gate: threading.Event | None = None
+    entered: threading.Event = field(default_factory=threading.Event)
+    """Set when a write has begun."""
 
     def load(self) -> Sealed | None:
         return self.inner.load()
 
     def save(self, data: bytes, key: bytes) -> None:
+        self.entered.set()
         if self.gate is not None:
-            assert self.gate.wait(10)
+            assert self.gate.wait(60)
         if self.failing:
             raise Unavailable("the disk is full")
         self.saves += 1
@@ -66,11 +69,17 @@ def run(world: World, scenario: Callable[[Coordinator], Coroutine[Any, Any, T]])
         coordinator = world.coordinator()
         await coordinator.start()
         try:
-            return await asyncio.wait_for(scenario(coordinator), 20)
+            return await asyncio.wait_for(scenario(coordinator), 120)
         finally:
             await coordinator.stop()
 
     return asyncio.run(main())
+
+
+async def until(done: Callable[[], bool]) -> None:
+    """Until ``done()``; a scenario that never comes to that is ended by ``run``."""
+    while not done():
+        await asyncio.sleep(0.001)
 
 
 async def activate(coordinator: Coordinator, marble: str, uuid: str = UUID_1) -> Activated:
@@ -304,7 +313,7 @@ class CountingIssuer:
 
     def issue(self, report_data: bytes) -> bytes:
         if self.gate is not None:
-            assert self.gate.wait(10)
+            assert self.gate.wait(60)
         self.asked.append(report_data)
         if self.failing:
             raise Unavailable("the quoting enclave is away")
@@ -332,7 +341,7 @@ def test_requests_for_the_same_quote_share_one_generation() -> None:
 
     async def scenario(coordinator: Coordinator) -> None:
         asking = [asyncio.create_task(coordinator.own_evidence(b"same")) for _ in range(20)]
-        await asyncio.sleep(0.05)
+        await until(lambda: len(coordinator._quotes_under_way) == 1)
         asking[0].cancel()
         assert issuer.gate is not None
         issuer.gate.set()
@@ -350,13 +359,14 @@ def test_a_flood_of_nonces_does_not_pile_up_work() -> None:
 
     async def scenario(coordinator: Coordinator) -> None:
         asking = [asyncio.create_task(coordinator.own_evidence(b"%d" % n)) for n in range(2000)]
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0)
+        assert coordinator._quotes_under_way
         for task in asking:
             task.cancel()
         await asyncio.gather(*asking, return_exceptions=True)
         assert issuer.gate is not None
         issuer.gate.set()
-        await asyncio.sleep(0.1)
+        await until(lambda: not coordinator._quotes_under_way)
         assert (await coordinator.own_evidence(b"honest")).quote
         assert len(issuer.asked) <= 300
 
@@ -368,10 +378,10 @@ def test_a_platform_that_hangs_does_not_hold_up_storage() -> None:
 
     async def scenario(coordinator: Coordinator) -> None:
         asking = [asyncio.create_task(coordinator.own_evidence(b"%d" % n)) for n in range(50)]
-        await asyncio.sleep(0.05)
+        await until(lambda: len(coordinator._quotes_under_way) == 50)
         try:
-            await asyncio.wait_for(coordinator.set_manifest(encode(many(1))), 5)
-            await asyncio.wait_for(activate(coordinator, "m"), 5)
+            await asyncio.wait_for(coordinator.set_manifest(encode(many(1))), 60)
+            await asyncio.wait_for(activate(coordinator, "m"), 60)
         finally:
             assert issuer.gate is not None
             issuer.gate.set()
@@ -463,8 +473,10 @@ def test_changes_that_wait_for_the_disk_are_written_together() -> None:
         await coordinator.set_manifest(encode(many(100)))
         before = store.saves
         store.gate = threading.Event()
+        store.entered.clear()
         waiting = [asyncio.create_task(activate(coordinator, "m")) for _ in range(40)]
-        await asyncio.sleep(0.3)
+        await until(store.entered.is_set)
+        await until(lambda: coordinator._latest_batch + len(coordinator._queue) == 40)
         assert not any(task.done() for task in waiting)
         assert coordinator.state.activations == {}
         store.gate.set()
@@ -497,10 +509,11 @@ def test_a_caller_that_goes_away_while_queueing_is_not_counted() -> None:
     async def scenario(coordinator: Coordinator) -> None:
         await coordinator.set_manifest(encode(many(3)))
         store.gate = threading.Event()
+        store.entered.clear()
         first = asyncio.create_task(activate(coordinator, "m"))
-        await asyncio.sleep(0.1)
+        await until(store.entered.is_set)
         gone = [asyncio.create_task(activate(coordinator, "m")) for _ in range(5)]
-        await asyncio.sleep(0.1)
+        await until(lambda: len(coordinator._queue) == 5)
         for task in gone:
             task.cancel()
         store.gate.set()

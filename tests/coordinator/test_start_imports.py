@@ -60,7 +60,7 @@ def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     if request.param == "collateral service":
         environment["EDG_PCCS_URL"] = "https://127.0.0.1:9"
     done = subprocess.run(
-        [sys.executable, "-c", START], cwd=place, env=environment, capture_output=True, timeout=60, check=False
+        [sys.executable, "-c", START], cwd=place, env=environment, capture_output=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr.decode()
     return frozenset(json.loads(done.stdout))

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 from tests.coordinator.manifests import encode
+from tests.coordinator.peers import wait_until
 from tests.coordinator.people import ADMIN, UPDATERS, Answer, ask, office, person, recovery_pem
 from tests.coordinator.running import Address, Running, World, running
 from tests.coordinator.states import applicant
@@ -193,11 +194,19 @@ def test_marbles_start_during_updates_each_on_one_consistent_snapshot() -> None:
                 await asyncio.sleep(0)
             return seen
 
+        def one_more() -> bool:
+            """Whether somebody was activated since this was made."""
+            return up.coordinator.state.activations.get("front", 0) > before[0]
+
+        before = [0]
         started = [asyncio.run_coroutine_threadsafe(marbles(), up.loop) for _ in range(3)]
+        wait_until(one_more)  # under the first rules
         for number in range(4):
             assert _post(up, "/update", "admin", manifests[number % 2]).status == 200
+        before[0] = up.coordinator.state.activations["front"]
+        wait_until(one_more)  # under the last ones
         stop.set()
-        activated = [one for future in started for one in future.result(20)]
+        activated = [one for future in started for one in future.result(120)]
         assert up.coordinator.state.activations == {"front": len(activated)}
         by_authority = {s.authority.marble_root_pem: s for s in states if s.deployment is not None}
         assert len({one.env["MARBLE_PREDEFINED_ROOT_CA"] for one in activated}) > 1

@@ -8,7 +8,6 @@ import os
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -17,7 +16,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from tests.coordinator.manifests import INTEGRATION
-from tests.coordinator.peers import LAST_REQUEST, Http2, http1, read_all, status_of, tls
+from tests.coordinator.peers import LAST_REQUEST, LIMIT_SECONDS, Http2, http1, read_all, status_of, tls, wait_until
 from tests.coordinator.running import Running, World, running
 from tests.forge.mesh import Mesh
 from tests.marble.stub import mesh_listener
@@ -73,20 +72,11 @@ def credentials() -> Credentials:
     return make_credentials(SubjectNames(), ec.SECP256R1())
 
 
-def ask(endpoint: Endpoint, credentials: Credentials, marble_type: str, seconds: float = 10) -> Answer:
+def ask(endpoint: Endpoint, credentials: Credentials, marble_type: str, seconds: float = LIMIT_SECONDS) -> Answer:
     message = encode_activation_request(quote=b"", csr=credentials.csr, marble_type=marble_type, uuid="u")
     timeouts = Timeouts(seconds, seconds)
     context = credentials.client_context()
     return call_unary(endpoint, ACTIVATE_PATH, message, context=context, pin=AnyCoordinator(), timeouts=timeouts)
-
-
-def wait_until(done: object, seconds: float = 10) -> None:
-    assert callable(done)
-    deadline = time.monotonic() + seconds
-    while not done():
-        if time.monotonic() > deadline:
-            raise TimeoutError("it did not come to that")
-        time.sleep(0.005)
 
 
 def descriptors() -> int:
@@ -129,11 +119,11 @@ def test_a_connection_too_many_is_closed_before_its_handshake_and_another_addres
     overload = Overload(Limits(connections=18, handshakes=18))
     with mesh_listener(MESH, Slow(), overload=overload) as endpoint, contextlib.ExitStack() as stack:
         for _ in range(40):
-            one = socket.create_connection((endpoint.host, endpoint.port), 5, source_address=(BAD, 0))
+            one = socket.create_connection((endpoint.host, endpoint.port), LIMIT_SECONDS, source_address=(BAD, 0))
             stack.enter_context(one)
         wait_until(lambda: overload.tally.refused.total() == 24)
         assert overload.mesh.connections.held_by(BAD) == 16
-        with socket.create_connection((endpoint.host, endpoint.port), 5, source_address=(BAD, 0)) as one:
+        with socket.create_connection((endpoint.host, endpoint.port), LIMIT_SECONDS, source_address=(BAD, 0)) as one:
             assert read_all(one) == b""
         for _ in range(5):
             assert ask(endpoint, credentials, "light").status is GrpcStatus.OK
@@ -169,7 +159,9 @@ def test_changes_that_find_no_thread_in_time_are_answered_503_and_nothing_was_be
     release = threading.Event()
     with running(overload=overload) as up:
         up.coordinator._ports = replace(up.coordinator._ports, changing=overload.changes)
-        busy = [asyncio.run_coroutine_threadsafe(overload.changes(release.wait, 10), up.loop) for _ in range(3)]
+        busy = [
+            asyncio.run_coroutine_threadsafe(overload.changes(release.wait, LIMIT_SECONDS), up.loop) for _ in range(3)
+        ]
         wait_until(lambda: overload.changes.queue.waiting == 1)
         request = b"POST /manifest HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
         answer = http1(up.client, request)
@@ -177,7 +169,7 @@ def test_changes_that_find_no_thread_in_time_are_answered_503_and_nothing_was_be
         assert b"retry-after:" in answer.lower()
         assert status_of(http1(up.client, LAST_REQUEST)) == 200
         release.set()
-        assert [one.result(10) for one in busy] == [True] * 3
+        assert [one.result(LIMIT_SECONDS) for one in busy] == [True] * 3
 
 
 def test_light_requests_do_not_wait_for_rsa_keys() -> None:
@@ -192,7 +184,7 @@ def test_light_requests_do_not_wait_for_rsa_keys() -> None:
             answers.append(status_of(http1(up.client, LAST_REQUEST)))
         assert answers
         assert set(answers) == {200}
-        assert {key.result(10).key_size for key in keys} == {2048}
+        assert {key.result(LIMIT_SECONDS).key_size for key in keys} == {2048}
 
 
 # -- floods ------------------------------------------------------------------------------------------------------
@@ -220,7 +212,7 @@ def flood(endpoint: Endpoint, first: bytes, at_most: int) -> Iterator[list[int]]
         held: list[socket.socket] = []
         while not stop.is_set():
             with contextlib.suppress(OSError):
-                one = socket.create_connection((endpoint.host, endpoint.port), 5, source_address=(BAD, 0))
+                one = socket.create_connection((endpoint.host, endpoint.port), LIMIT_SECONDS, source_address=(BAD, 0))
                 one.sendall(first)
                 held.append(one)
                 opened[0] += 1
@@ -247,10 +239,11 @@ def test_good_marbles_are_all_served_during_a_flood_of_half_handshakes(
     first = {"nothing": b"", "garbage": os.urandom(200), "first flight": hello}[begun]
     with mesh_listener(MESH, Slow(), overload=overload) as endpoint:
         with flood(endpoint, first, at_most=150) as opened:
-            wait_until(lambda: opened[0] > 200)
+            wait_until(lambda: opened[0] > 600)
             answers = [ask(endpoint, credentials, "light").status for _ in range(20)]
             assert overload.mesh.connections.held <= 90
-            assert descriptors() < before + 90 + 150 + 30
+            # Both ends are here: what is held, and what was accepted a moment ago and is about to be closed.
+            assert descriptors() < before + 90 + 150 + 150
         assert answers == [GrpcStatus.OK] * 20
         wait_until(lambda: overload.mesh.connections.held == 0)
         assert overload.mesh.handshakes.held == 0
@@ -285,8 +278,8 @@ def test_a_hundred_marbles_at_the_same_moment_are_all_served(credentials: Creden
     together = threading.Barrier(100)
 
     def start(endpoint: Endpoint) -> GrpcStatus:
-        together.wait(20)
-        return ask(endpoint, credentials, "light", seconds=30).status
+        together.wait(LIMIT_SECONDS)
+        return ask(endpoint, credentials, "light").status
 
     with mesh_listener(MESH, Slow(), overload=overload) as endpoint, ThreadPoolExecutor(100) as threads:
         answers = list(threads.map(start, [endpoint] * 100))
@@ -301,9 +294,9 @@ def test_a_large_request_right_behind_the_handshake_arrives() -> None:
         head = b"POST /manifest HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
 
         def send() -> int:
-            with tls(up.client, seconds=20) as connection:
+            with tls(up.client) as connection:
                 connection.sendall(head + body)
-                return status_of(read_all(connection, 20))
+                return status_of(read_all(connection))
 
         with ThreadPoolExecutor(16) as threads:
             statuses = {one.result() for one in [threads.submit(send) for _ in range(32)]}
@@ -317,7 +310,7 @@ def test_a_connection_that_never_asks_anything_is_not_kept_as_long_as_one_that_d
     with running(patience=Patience(request=0.4, idle=60)) as up, Http2(up.client) as asked:
         assert asked.answer(asked.request()).status == 200
         with tls(up.mesh, mesh=True) as silent, Http2(up.client) as polite:
-            read_all(silent, 5)  # until it is closed
+            read_all(silent)  # until it is closed
             wait_until(lambda: _closed(polite))
         assert asked.answer(asked.request()).status == 200
 
@@ -332,6 +325,6 @@ def test_limits_come_from_the_settings() -> None:
     settings = replace(Settings(), limits=Limits(connections=3, handshakes=3))
     with running(World(settings=settings)) as up, contextlib.ExitStack() as stack:
         for _ in range(3):
-            stack.enter_context(socket.create_connection(up.client, 5))
-        with socket.create_connection(up.client, 5) as one:
+            stack.enter_context(socket.create_connection(up.client, LIMIT_SECONDS))
+        with socket.create_connection(up.client, LIMIT_SECONDS) as one:
             assert read_all(one) == b""

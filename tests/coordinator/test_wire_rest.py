@@ -8,7 +8,6 @@ import hashlib
 import json
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,10 +15,12 @@ from typing import Any
 import pytest
 from tests.coordinator.manifests import CANARY, INTEGRATION
 from tests.coordinator.marbles import GoClient, target
-from tests.coordinator.peers import LAST_REQUEST, REQUEST, http1, push, read_all, seconds_until_closed, status_of, tls
+from tests.coordinator.peers import LAST_REQUEST, REQUEST, http1, push, read_all, status_of, tls, wait_until
 from tests.coordinator.running import Running, World, running
 
 from marblerun.attestation.simulated import SimulatedPlatform
+from marblerun.coordinator.server.exchange import Patience
+from marblerun.coordinator.server.turns import Overload
 
 Fetch = Callable[..., dict[str, Any]]
 
@@ -166,6 +167,15 @@ def test_no_spelling_of_a_path_leads_to_another_one(fetch: Fetch, unattested: Ru
     assert fetch(unattested, "GET", path)["status"] == 405
 
 
+def test_options_of_the_server_as_a_whole_are_answered_empty(unattested: Running) -> None:
+    answer = http1(unattested.client, b"OPTIONS * HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert (status_of(answer), body) == (200, b"")
+    assert b"content-length: 0" in head.lower()
+    other = http1(unattested.client, b"GET * HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    assert status_of(other) == 400
+
+
 def test_an_escaped_letter_is_that_letter(fetch: Fetch, unattested: Running) -> None:
     assert fetch(unattested, "GET", "/%73tatus")["status"] == 200
 
@@ -176,7 +186,7 @@ def test_curl_is_served(unattested: Running) -> None:
     for option in ("--http1.1", "--http2"):
         done = subprocess.run(
             ["curl", "-sk", option, "-w", "%{http_code}", f"https://{target(unattested.client)}/api/v2/status"],
-            capture_output=True, timeout=10, check=True,
+            capture_output=True, timeout=60, check=True,
         )  # fmt: skip
         assert done.stdout.endswith(b"200")
         assert b'"code":3' in done.stdout
@@ -194,26 +204,25 @@ def test_no_answer_to_a_bad_manifest_repeats_what_was_in_it(fetch: Fetch) -> Non
 # -- hostile HTTP/1.1 --------------------------------------------------------------------------------------------
 
 
-# An honest request is not to wait for hostile ones; under coverage all takes several times as long.
-ANSWER_SECONDS = 1.5 if sys.gettrace() is None else 10.0
+# Much longer than the patience that a test gives, much shorter than every other one: what took less was cut off for it.
+SOON_SECONDS = 25.0
 
 
 def lives(up: Running) -> bool:
-    start = time.monotonic()
-    return status_of(http1(up.client, LAST_REQUEST)) == 200 and time.monotonic() - start < ANSWER_SECONDS
+    """Whether an honest request is answered; how soon is what the benchmarks measure."""
+    return status_of(http1(up.client, LAST_REQUEST)) == 200
 
 
-def test_a_body_announced_as_too_large_is_refused_before_it_is_sent(impatient: Running) -> None:
+def test_a_body_announced_as_too_large_is_refused_before_it_is_sent(patient: Running) -> None:
     head = b"POST /manifest HTTP/1.1\r\nHost: x\r\nContent-Length: 104857600\r\n\r\n"
-    start = time.monotonic()
-    answer = http1(impatient.client, head)
-    assert (status_of(answer), time.monotonic() - start < 1) == (413, True)
+    answer = http1(patient.client, head)
+    assert status_of(answer) == 413
     assert b'"status":"error"' in answer
 
 
-def test_whoever_sends_a_hundred_megabytes_anyway_can_read_why_not(impatient: Running) -> None:
+def test_whoever_sends_a_hundred_megabytes_anyway_can_read_why_not(patient: Running) -> None:
     head = b"POST /manifest HTTP/1.1\r\nHost: x\r\nContent-Length: 104857600\r\n\r\n"
-    with tls(impatient.client) as connection:
+    with tls(patient.client) as connection:
         with contextlib.suppress(OSError):
             connection.sendall(head + bytes(2 << 20))
         assert status_of(read_all(connection)) == 413
@@ -242,10 +251,10 @@ def test_an_endless_chunked_body_is_refused_at_the_limit(patient: Running) -> No
     ],
     ids=["header", "target", "headers", "no line"],
 )
-def test_endless_headers_are_cut_off(impatient: Running, request_bytes: bytes) -> None:
-    answer = http1(impatient.client, request_bytes)
+def test_endless_headers_are_cut_off(patient: Running, request_bytes: bytes) -> None:
+    answer = http1(patient.client, request_bytes)
     assert status_of(answer) in (0, 400, 431)
-    assert lives(impatient)
+    assert lives(patient)
 
 
 @pytest.mark.parametrize(
@@ -270,9 +279,9 @@ def test_endless_headers_are_cut_off(impatient: Running, request_bytes: bytes) -
         b"\x16\x03\x01\x00\x05hello",
     ],
 )
-def test_what_is_not_http_is_refused_once_and_closed(impatient: Running, request_bytes: bytes) -> None:
+def test_what_is_not_http_is_refused_once_and_closed(patient: Running, request_bytes: bytes) -> None:
     """Request smuggling needs a server that goes on after an ambiguous request."""
-    answer = http1(impatient.client, request_bytes + LAST_REQUEST)
+    answer = http1(patient.client, request_bytes + LAST_REQUEST)
     assert status_of(answer) in (0, 400, 405, 501, 505)
     assert answer.count(b"HTTP/1.1 ") <= 1
 
@@ -287,7 +296,7 @@ CHUNKED = b"POST /status HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r
         (b"GET /status HTTP/1.0\r\n\r\n", [200]),
         (b"GET /status HTTP/1.0\r\nConnection: keep-alive\r\n\r\n" + REQUEST, [200]),
         (b"GET https://other/status HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", [200]),
-        (b"OPTIONS * HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", [400]),
+        (b"OPTIONS * HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", [200]),
         (b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n" + LAST_REQUEST, [400, 200]),
         (b"GET /status HTTP/1.1\r\nHost: x\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n" + LAST_REQUEST, [200, 200]),
         (b"HEAD /status HTTP/1.1\r\nHost: x\r\n\r\n" + LAST_REQUEST, [405, 200]),
@@ -296,15 +305,15 @@ CHUNKED = b"POST /status HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r
     ],
 )  # fmt: skip
 def test_legal_but_rare_requests_are_answered_in_order(
-    impatient: Running, request_bytes: bytes, statuses: list[int]
+    patient: Running, request_bytes: bytes, statuses: list[int]
 ) -> None:
-    answer = http1(impatient.client, request_bytes)
+    answer = http1(patient.client, request_bytes)
     assert [int(part[:3]) for part in answer.split(b"HTTP/1.1 ")[1:]] == statuses
 
 
-def test_who_asks_whether_to_go_on_is_told(impatient: Running) -> None:
+def test_who_asks_whether_to_go_on_is_told(patient: Running) -> None:
     head = b"POST /status HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n"
-    with tls(impatient.client) as connection:
+    with tls(patient.client) as connection:
         connection.sendall(head)
         assert connection.recv(1000).startswith(b"HTTP/1.1 100 ")
         connection.sendall(b"ab")
@@ -316,41 +325,45 @@ def test_who_asks_whether_to_go_on_is_told(impatient: Running) -> None:
     [b"", b"GET /status HTTP/1.1\r\nHost: ", b"POST /manifest HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"],
     ids=["silent", "headers", "body"],
 )
-def test_slow_senders_are_not_waited_for_however_busy_they_look(impatient: Running, start: bytes) -> None:
-    with tls(impatient.client) as connection:
+def test_slow_senders_are_not_waited_for_however_busy_they_look(start: bytes) -> None:
+    with running(patience=Patience(request=0.7)) as up:
         begun = time.monotonic()
-        connection.sendall(start)
-        with contextlib.suppress(OSError):
-            while time.monotonic() - begun < 4:
+        with tls(up.client) as connection, contextlib.suppress(OSError):
+            connection.sendall(start)
+            while time.monotonic() - begun < SOON_SECONDS:
                 if start:
                     connection.sendall(b"x")
                 connection.settimeout(0.05)
                 with contextlib.suppress(TimeoutError):
                     if not connection.recv(100):
                         break
-        assert 0.5 < time.monotonic() - begun < 2
+        assert 0.7 <= time.monotonic() - begun < SOON_SECONDS
 
 
-def test_an_idle_connection_is_closed_after_its_time(impatient: Running) -> None:
-    with tls(impatient.client) as connection:
+def test_an_idle_connection_is_closed_after_its_time() -> None:
+    with running(patience=Patience(keep_alive=0.5)) as up, tls(up.client) as connection:
+        begun = time.monotonic()
         connection.sendall(REQUEST)
         assert status_of(connection.recv(5000)) == 200
-        assert 0.4 < seconds_until_closed(connection) < 2
+        read_all(connection)
+        assert 0.5 <= time.monotonic() - begun < SOON_SECONDS
 
 
-def test_whoever_does_not_read_the_answer_is_cut_off(impatient: Running) -> None:
+def test_whoever_does_not_read_the_answer_is_cut_off(large_manifest: bytes) -> None:
     """Zero-window stall: the response is larger than all socket buffers."""
-    with tls(impatient.client) as connection:
-        connection.sendall(b"GET /manifest HTTP/1.1\r\nHost: x\r\n\r\n")
-        time.sleep(2.0)
-        received = read_all(connection, 2)
-        assert len(received) < 8_000_000
-        assert not received.endswith(b"}\n")
-    assert lives(impatient)
+    overload = Overload()
+    with running(manifest=large_manifest, patience=Patience(response=0.9, close=0.3), overload=overload) as up:
+        with tls(up.client) as connection:
+            connection.sendall(b"GET /manifest HTTP/1.1\r\nHost: x\r\n\r\n")
+            wait_until(lambda: overload.client.connections.held == 0)
+            received = read_all(connection)
+            assert len(received) < 8_000_000
+            assert not received.endswith(b"}\n")
+        assert lives(up)
 
 
-def test_a_slow_but_honest_reader_gets_everything(unattested: Running, impatient: Running) -> None:
-    with tls(impatient.client) as connection:
+def test_a_slow_but_honest_reader_gets_everything(unattested: Running, patient: Running) -> None:
+    with tls(patient.client) as connection:
         connection.sendall(b"GET /manifest HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         received = bytearray()
         while chunk := connection.recv(1 << 20):
@@ -367,13 +380,13 @@ def test_others_are_answered_while_a_pipelining_peer_reads_nothing(patient: Runn
         assert lives(patient)
 
 
-def test_a_client_that_leaves_in_the_middle_of_an_answer_is_forgotten(impatient: Running) -> None:
+def test_a_client_that_leaves_in_the_middle_of_an_answer_is_forgotten(patient: Running) -> None:
     for _ in range(10):
-        connection = tls(impatient.client)
+        connection = tls(patient.client)
         connection.sendall(b"GET /manifest HTTP/1.1\r\nHost: x\r\n\r\n")
         connection.recv(1000)
         connection.close()
-    assert lives(impatient)
+    assert lives(patient)
 
 
 def test_the_answer_to_a_large_json_body_does_not_stop_the_others(attested: Running) -> None:

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from OpenSSL import SSL, crypto
 from tests.coordinator.manifests import INTEGRATION
 from tests.coordinator.marbles import GoClient, target
-from tests.coordinator.peers import LAST_REQUEST, Http2, http1, read_all, seconds_until_closed, status_of, tls
+from tests.coordinator.peers import LAST_REQUEST, LIMIT_SECONDS, Http2, http1, read_all, status_of, tls, wait_until
 from tests.coordinator.running import Address, Running, running
 
 from marblerun.coordinator.server.exchange import Patience
@@ -26,6 +26,9 @@ from marblerun.coordinator.server.exchange import Patience
 TLS_1_0, TLS_1_1, TLS_1_2, TLS_1_3 = 0x301, 0x302, 0x303, 0x304
 CBC_SHA, CBC_SHA256, AES128_GCM, AES256_GCM, CHACHA20 = 0xC009, 0xC023, 0xC02B, 0xC02C, 0xCCA9
 CURVES = {"CurveP256": 23, "CurveP384": 24, "X25519": 29, "X25519MLKEM768": 4588}
+
+# Much longer than the patience that a test gives, and shorter than it would be without.
+SOON_SECONDS = 14.0
 
 
 def address_of(up: Running, listener: str) -> Address:
@@ -177,35 +180,35 @@ def test_a_client_certificate_that_is_odd_reaches_the_decision_and_no_stack_trac
 
 
 @pytest.mark.parametrize("listener", ["mesh", "client"])
-@pytest.mark.parametrize("size", [1, 5, 100, 70_000])
-def test_garbage_ends_the_connection_and_nothing_else(impatient: Running, listener: str, size: int) -> None:
+@pytest.mark.parametrize("size", [5, 100, 70_000])
+def test_garbage_ends_the_connection_and_nothing_else(patient: Running, listener: str, size: int) -> None:
     garbage = random.Random(size).randbytes(size)
-    with socket.create_connection(address_of(impatient, listener), timeout=3) as connection:
+    with socket.create_connection(address_of(patient, listener), timeout=LIMIT_SECONDS) as connection:
         connection.sendall(garbage)
-        assert seconds_until_closed(connection) < 2
-    assert lives(impatient)
+        read_all(connection)
+    assert lives(patient)
 
 
 @pytest.mark.parametrize("listener", ["mesh", "client"])
-def test_a_connection_we_closed_is_torn_down_even_if_the_peer_keeps_its_side_open(
-    impatient: Running, listener: str
-) -> None:
-    with socket.create_connection(address_of(impatient, listener), timeout=3) as connection:
+def test_a_connection_we_closed_is_torn_down_even_if_the_peer_keeps_its_side_open(listener: str) -> None:
+    def refused() -> bool:
+        try:
+            connection.sendall(b"more")
+        except (ConnectionResetError, BrokenPipeError):
+            return True
+        return False
+
+    with running(patience=Patience(close=0.3)) as up, socket.create_connection(address_of(up, listener)) as connection:
         connection.sendall(b"garbage")
-        assert read_all(connection, 2) is not None
-        time.sleep(0.5)
-        with contextlib.suppress(OSError):
-            connection.sendall(b"more")
-            time.sleep(0.05)
-        with pytest.raises(OSError, match=r"reset|Broken pipe"):
-            connection.sendall(b"more")
+        read_all(connection)
+        wait_until(refused)
 
 
 @pytest.mark.parametrize("listener", ["mesh", "client"])
-def test_plain_http_on_the_tls_port_is_closed(impatient: Running, listener: str) -> None:
-    with socket.create_connection(address_of(impatient, listener), timeout=3) as connection:
+def test_plain_http_on_the_tls_port_is_closed(patient: Running, listener: str) -> None:
+    with socket.create_connection(address_of(patient, listener), timeout=LIMIT_SECONDS) as connection:
         connection.sendall(LAST_REQUEST)
-        assert seconds_until_closed(connection) < 1
+        assert b"HTTP/1.1 200" not in read_all(connection)
 
 
 CLIENT_HELLO_START = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(100)
@@ -213,82 +216,87 @@ CLIENT_HELLO_START = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(100
 
 @pytest.mark.parametrize("listener", ["mesh", "client"])
 @pytest.mark.parametrize("begun", [b"", CLIENT_HELLO_START], ids=["silent", "half a hello"])
-def test_half_handshakes_are_not_waited_for(impatient: Running, listener: str, begun: bytes) -> None:
-    connections = [socket.create_connection(address_of(impatient, listener), timeout=3) for _ in range(20)]
-    for connection in connections:
-        connection.sendall(begun)
-    start = time.monotonic()
-    for connection in connections:
-        read_all(connection, 3)
-        connection.close()
-    assert 0.2 < time.monotonic() - start < 2
-
-
-def test_a_handshake_that_trickles_in_is_not_waited_for_either(impatient: Running) -> None:
-    with socket.create_connection(impatient.client, timeout=3) as connection:
+def test_half_handshakes_are_not_waited_for(listener: str, begun: bytes) -> None:
+    with running(patience=Patience(handshake=0.4)) as up:
         start = time.monotonic()
-        for byte in CLIENT_HELLO_START:
-            try:
-                connection.sendall(bytes([byte]))
-            except OSError:
-                break
-            time.sleep(0.05)
-        assert time.monotonic() - start < 2
+        where = address_of(up, listener)
+        connections = [socket.create_connection(where, timeout=LIMIT_SECONDS) for _ in range(20)]
+        for connection in connections:
+            with contextlib.suppress(OSError):  # on a busy machine the first ones are closed by now
+                connection.sendall(begun)
+        for connection in connections:
+            read_all(connection)
+            connection.close()
+        assert 0.2 < time.monotonic() - start < SOON_SECONDS
 
 
-def test_an_endless_handshake_message_is_cut_off(impatient: Running) -> None:
-    """Cut off by its size, so before the handshake's time is over."""
-    with socket.create_connection(impatient.mesh, timeout=3) as connection:
-        start = time.monotonic()
+def test_a_handshake_that_trickles_in_is_not_waited_for_either() -> None:
+    with running(patience=Patience(handshake=0.4)) as up:
+        with socket.create_connection(up.client, timeout=LIMIT_SECONDS) as connection:
+            sent, begun = 0, iter(CLIENT_HELLO_START)
+            with contextlib.suppress(OSError):
+                for byte in begun:
+                    connection.sendall(bytes([byte]))
+                    sent += 1
+                    connection.settimeout(0.05)
+                    with contextlib.suppress(TimeoutError):
+                        if not connection.recv(100):
+                            break
+        assert sent < len(CLIENT_HELLO_START)
+
+
+def test_an_endless_handshake_message_is_cut_off(patient: Running) -> None:
+    """Cut off by its size: this Coordinator would wait for the rest for longer than the test does."""
+    with socket.create_connection(patient.mesh, timeout=LIMIT_SECONDS) as connection:
         record = b"\x16\x03\x01\x40\x00" + b"\x01\xff\xff\xff" + bytes(0x4000 - 4)
         with contextlib.suppress(OSError):
-            while time.monotonic() < start + 3:
+            for _ in range(16):
                 connection.sendall(record)
                 record = b"\x16\x03\x01\x40\x00" + bytes(0x4000)
-        assert time.monotonic() - start < 1
-    assert lives(impatient)
+        read_all(connection)
+    assert lives(patient)
 
 
 @pytest.mark.parametrize("listener", ["mesh", "client"])
-def test_garbage_after_the_handshake_ends_the_connection(impatient: Running, listener: str) -> None:
-    with tls(address_of(impatient, listener), mesh=listener == "mesh", alpn="h2") as connection:
+def test_garbage_after_the_handshake_ends_the_connection(patient: Running, listener: str) -> None:
+    with tls(address_of(patient, listener), mesh=listener == "mesh", alpn="h2") as connection:
         plain = socket.socket(fileno=connection.detach())
         plain.sendall(random.Random(1).randbytes(5000))
-        assert seconds_until_closed(plain) < 2
+        read_all(plain)
         plain.close()
-    assert lives(impatient)
+    assert lives(patient)
 
 
 def test_a_thousand_idle_connections_hurt_nobody_and_are_closed_in_the_end() -> None:
     """The honest request is answered while they are open; nobody honest is idle for as long as these."""
     patience = Patience(keep_alive=8, request=8, idle=8)
-    with running(manifest=INTEGRATION, patience=patience) as patient, descriptors(4096):
-        idle = [tls(patient.client, alpn="h2" if number % 2 else "http/1.1") for number in range(1000)]
-        assert lives(patient)
+    with running(manifest=INTEGRATION, patience=patience) as up, descriptors(4096):
+        idle = [tls(up.client, alpn="h2" if number % 2 else "http/1.1") for number in range(1000)]
+        assert lives(up)
         for connection in idle:
-            read_all(connection, 20)
+            read_all(connection)
             connection.close()
 
 
-def test_a_peer_that_resets_in_the_middle_of_anything_is_forgotten(impatient: Running) -> None:
+def test_a_peer_that_resets_in_the_middle_of_anything_is_forgotten(patient: Running) -> None:
     for step in range(3):
-        connection = tls(impatient.client)
+        connection = tls(patient.client)
         if step:
             connection.sendall(b"GET /manifest HTTP/1.1\r\nHost: x\r\n\r\n" * step)
         if step == 2:
             connection.recv(10)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         connection.close()
-    assert lives(impatient)
+    assert lives(patient)
 
 
-def test_peers_that_go_away_in_the_handshake_are_forgotten(impatient: Running) -> None:
+def test_peers_that_go_away_in_the_handshake_are_forgotten(patient: Running) -> None:
     for _ in range(50):
-        connection = socket.create_connection(impatient.mesh)
+        connection = socket.create_connection(patient.mesh)
         connection.sendall(CLIENT_HELLO_START)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         connection.close()
-    assert lives(impatient)
+    assert lives(patient)
 
 
 def test_a_connection_without_alpn_on_the_mesh_may_still_speak_http2(unattested: Running) -> None:

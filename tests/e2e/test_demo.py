@@ -30,7 +30,7 @@ def test_the_demo_shows_every_step_and_ends_with_code_zero(tmp_path: Path) -> No
         env={**os.environ, "TMPDIR": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=400,
         check=False,
     )
     assert (done.returncode, [step for step in EVERY_STEP if step not in done.stdout]) == (0, []), (
@@ -46,7 +46,7 @@ def test_a_demo_that_cannot_show_a_step_ends_with_another_code(tmp_path: Path) -
         [sys.executable, "-m", "marblerun", "demo", "--directory", str(tmp_path)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         check=False,
     )
     assert done.returncode == 2

@@ -51,4 +51,4 @@ def running(program: str, workdir: Path) -> Iterator[Oracle | None]:
         yield Oracle(process)
     finally:
         process.terminate()
-        process.wait(timeout=10)
+        process.wait(timeout=60)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from tests.manifest import keys
 
 from marblerun.errors import Malformed
@@ -13,6 +15,9 @@ from marblerun.manifest.check import check_material
 from marblerun.manifest.material import certificate_der, recovery_key
 from marblerun.manifest.parse import parse_manifest
 from marblerun.manifest.report import Problem
+from marblerun.pki import der
+from marblerun.secrets.given import RSA
+from marblerun.wire.gopem import first_block
 
 
 def _problems(section: str, entry: object) -> list[Problem]:
@@ -98,7 +103,42 @@ def test_a_recovery_key_is_an_rsa_key_in_a_public_key_block() -> None:
     assert _codes("RecoveryKeys", keys.rsa_pem()) == []
 
 
-@pytest.mark.parametrize("how", ["empty", "label", "ec", "garbage", "certificate"])
+@pytest.mark.parametrize(
+    "cert",
+    [
+        {"URIs": [{"Scheme": "https", "Host": "a b"}]},
+        {"URIs": [{"Scheme": "https", "Host": "h:x"}]},
+        {"URIs": [{"Scheme": "a b", "Host": "h"}]},
+        {"Policies": ["1.2.3", "1.2.4", "1.2.3"]},
+    ],
+)
+def test_a_certificate_that_go_makes_and_cannot_read_is_refused(cert: object) -> None:
+    """Protocol, section 6.4: ``Cert`` of a secret is what was read of the certificate that was made."""
+    assert _codes("Secrets", {"Type": "cert-ed25519", "Cert": cert}) == ["secret-template"]
+
+
+def test_usual_uris_and_policies_are_taken() -> None:
+    cert = {"URIs": [{"Scheme": "spiffe", "Host": "td", "Path": "/x y"}, {}], "Policies": ["1.2.3", "1.2.4"]}
+    assert _codes("Secrets", {"Type": "cert-ed25519", "Cert": cert}) == []
+
+
+def relabelled_pkcs1() -> str:
+    """An RSA key without the structure that names its algorithm, under the label of keys that have it."""
+    pem = recovery_key(keys.rsa_pem()).public_bytes(Encoding.PEM, PublicFormat.PKCS1).decode()
+    return pem.replace("RSA PUBLIC KEY", "PUBLIC KEY")
+
+
+def only_for_pss() -> str:
+    """An RSA key whose algorithm is RSASSA-PSS."""
+    block = first_block(keys.rsa_pem())
+    assert block is not None
+    algorithm, key = der.children(der.single(block.data), der.SEQUENCE, "key")
+    assert algorithm.encoded == der.sequence(der.oid(RSA), der.NULL)
+    info = der.sequence(der.sequence(der.oid("1.2.840.113549.1.1.10")), key.encoded)
+    return f"-----BEGIN PUBLIC KEY-----\n{b64encode(info).decode()}\n-----END PUBLIC KEY-----\n"
+
+
+@pytest.mark.parametrize("how", ["empty", "label", "ec", "garbage", "certificate", "pkcs1", "pss"])
 def test_other_recovery_keys_are_refused(how: str) -> None:
     text = {
         "empty": "",
@@ -106,6 +146,9 @@ def test_other_recovery_keys_are_refused(how: str) -> None:
         "ec": keys.ec_pem(),
         "garbage": "-----BEGIN PUBLIC KEY-----\nAQID\n-----END PUBLIC KEY-----\n",
         "certificate": keys.certificate_pem("alice"),
+        # What follows are RSA keys, but not as Go's ParsePKIXPublicKey takes them.
+        "pkcs1": relabelled_pkcs1(),
+        "pss": only_for_pss(),
     }[how]
     with pytest.raises(Malformed):
         recovery_key(text)

@@ -56,14 +56,14 @@ def mesh_listener(
 
     thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
     thread.start()
-    if not ready.wait(10):
+    if not ready.wait(60):
         raise RuntimeError("the listener did not start")
     try:
         yield Endpoint("127.0.0.1", bound[0])
     finally:
         overload.close()
         loop.call_soon_threadsafe(done.set)
-        thread.join(10)
+        thread.join(60)
         loop.close()
 
 
@@ -93,7 +93,7 @@ def tcp_server(behave: Behaviour) -> Iterator[Endpoint]:
                 connection, _ = listener.accept()
             except OSError:
                 return
-            connection.settimeout(3)
+            connection.settimeout(60)
             with connection:
                 try:
                     behave(connection)
@@ -107,7 +107,7 @@ def tcp_server(behave: Behaviour) -> Iterator[Endpoint]:
     finally:
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
-        thread.join(10)
+        thread.join(60)
 
 
 def http2_answer(

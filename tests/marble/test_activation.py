@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import ssl
 import threading
 import time
@@ -20,6 +19,7 @@ from tests.marble.stub import http2_answer, mesh_listener, tls_server
 
 from marblerun.attestation.issue import GramineIssuer, NoEvidenceIssuer
 from marblerun.attestation.model import Origin
+from marblerun.cli.demo.world import free_port
 from marblerun.coordinator.commands.activate import Activated, ActivationRefused, ActivationRequest, Stage
 from marblerun.errors import Busy, Denied, Malformed, MarbleRunError, Misconfigured, Unavailable, Untrusted, WrongPhase
 from marblerun.marble.activation import Activation, Backoff, activate, prepare_request, refusal_of, send_request
@@ -34,6 +34,13 @@ from marblerun.wire.rpc.status import GrpcStatus
 MESH = Mesh.mint()
 GIVEN = Activated({"/a": b"\x00\xff"}, {"SECRET": b"canary"}, ("shop", "-x"))
 QUICK = Backoff(first=0.02, ceiling=0.05)
+
+
+class Steep(Backoff):
+    """Three short waits, and the next one is longer than any time limit here."""
+
+    def delay_after(self, attempt: int, hint: float | None) -> float:
+        return self.first if attempt < 3 else self.ceiling
 
 
 class EchoIssuer:
@@ -61,7 +68,7 @@ class Coordinator:
         return answer
 
 
-def settings_for(endpoint: Endpoint, tmp_path: Path, timeout: float = 10.0) -> MarbleSettings:
+def settings_for(endpoint: Endpoint, tmp_path: Path, timeout: float = 60.0) -> MarbleSettings:
     names = SubjectNames(("shop",), (ip_address("10.0.0.1"),))
     return MarbleSettings("shop", endpoint, names, tmp_path / "uuid", timeout)
 
@@ -129,15 +136,18 @@ def test_a_coordinator_without_manifest_is_waited_for(tmp_path: Path) -> None:
 
 
 def test_a_coordinator_that_is_not_up_yet_is_waited_for(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as placeholder:
-        port = placeholder.getsockname()[1]
+    port, refused = free_port(), threading.Event()
     result: list[Activation] = []
     settings = settings_for(Endpoint("127.0.0.1", port), tmp_path)
-    waiting = threading.Thread(target=lambda: result.append(activate(settings, EchoIssuer(), backoff=QUICK)))
+
+    def wait() -> None:
+        result.append(activate(settings, EchoIssuer(), backoff=QUICK, narrate=lambda _line: refused.set()))
+
+    waiting = threading.Thread(target=wait)
     waiting.start()
-    time.sleep(0.2)
+    assert refused.wait(60)
     with mesh_listener(MESH, Coordinator(GIVEN), port):
-        waiting.join(10)
+        waiting.join(60)
     assert [given.argv for given in result] == [GIVEN.argv]
 
 
@@ -157,7 +167,7 @@ def test_a_hint_beyond_the_time_limit_ends_it_at_once_and_says_so(tmp_path: Path
     started = time.monotonic()
     with mesh_listener(MESH, coordinator) as endpoint, pytest.raises(Unavailable) as refusal:
         activate(settings_for(endpoint, tmp_path, timeout=30), EchoIssuer(), backoff=QUICK)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60  # and not the hundred seconds of the hint
     assert len(coordinator.seen) == 1
     assert "gave up after 1 attempts in 30 s" in str(refusal.value)
     assert "left alone for 100 s more (EDG_MARBLE_ACTIVATION_TIMEOUT)" in str(refusal.value)
@@ -177,23 +187,23 @@ def test_hints_are_waited_for_in_full_and_not_in_step() -> None:
 def test_only_what_says_come_again_is_asked_again(status: GrpcStatus, tmp_path: Path) -> None:
     again = {"FAILED_PRECONDITION", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"}
     calls: list[int] = []
-    refuse = http2_answer([(":status", "200"), ("grpc-status", str(int(status))), ("grpc-message", "x")])
 
     def answer(connection: Any) -> None:
+        """The status at first; who comes again is told to stay away."""
+        said = GrpcStatus.PERMISSION_DENIED if calls else status
         calls.append(1)
-        refuse(connection)
+        http2_answer([(":status", "200"), ("grpc-status", str(int(said))), ("grpc-message", "x")])(connection)
 
     with tls_server(answer) as endpoint, pytest.raises(MarbleRunError):
-        activate(settings_for(endpoint, tmp_path, timeout=0.3), EchoIssuer(), backoff=QUICK)
-    assert (len(calls) > 1) == (status.name in again)
+        activate(settings_for(endpoint, tmp_path), EchoIssuer(), backoff=QUICK)
+    assert len(calls) == (2 if status.name in again else 1)
 
 
 def test_waiting_ends_with_the_last_reason(tmp_path: Path) -> None:
     coordinator = Coordinator(ActivationRefused(Stage.PHASE, "still in recovery"))
-    started = time.monotonic()
     with mesh_listener(MESH, coordinator) as endpoint, pytest.raises(WrongPhase) as refusal:
-        activate(settings_for(endpoint, tmp_path, timeout=0.4), EchoIssuer(), backoff=QUICK)
-    assert time.monotonic() - started < 2
+        activate(settings_for(endpoint, tmp_path), EchoIssuer(), backoff=Steep(first=0.02, ceiling=1000.0))
+    assert len(coordinator.seen) == 4
     assert "still in recovery" in str(refusal.value)
     assert str(refusal.value).startswith(f"gave up after {len(coordinator.seen)} attempts")
 

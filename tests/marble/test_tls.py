@@ -45,8 +45,8 @@ def talk(
                 raise ConnectionError("closed by the server")
             return peer
 
-    ours.settimeout(5)
-    theirs.settimeout(5)
+    ours.settimeout(60)
+    theirs.settimeout(60)
     outcomes: dict[str, object] = {}
 
     def keep(role: str, work: Callable[[], object]) -> None:
@@ -59,7 +59,7 @@ def talk(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(120)
     ours.close()
     theirs.close()
     return outcomes["server"], outcomes["client"], received
@@ -161,7 +161,7 @@ def test_asyncio_servers_refuse_outsiders_in_the_handshake_too() -> None:
         try:
             reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=client, server_hostname="localhost")
             writer.write(b"ping")
-            answer = await asyncio.wait_for(reader.read(100), 5)
+            answer = await asyncio.wait_for(reader.read(100), 60)
             writer.close()
         except OSError:
             answer = b""

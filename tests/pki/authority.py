@@ -9,6 +9,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from marblerun.pki.encodings import encoded_pair
 from marblerun.pki.issue import Issuer, issue_intermediate, issue_marble_root, issue_root
 from marblerun.pki.profiles import SubjectNames
 
@@ -28,6 +29,9 @@ class CountingEntropy:
 
     def ec_key(self, curve: ec.EllipticCurve) -> ec.EllipticCurvePrivateKey:
         return ec.generate_private_key(curve)
+
+    def ec_pair(self, curve: ec.EllipticCurve) -> tuple[bytes, bytes]:
+        return encoded_pair(self.ec_key(curve))
 
     def rsa_key(self, bits: int) -> rsa.RSAPrivateKey:
         return rsa.generate_private_key(65537, bits)

@@ -60,17 +60,13 @@ def ask(go: Oracle, mode: str, **question: Any) -> Answer:
 
 
 def fields(data: bytes) -> dict[str, object]:
-    """Everything a certificate says except its signature.
-
-    Of the subject only which attributes it has: newer releases of Go's toolchain write them in another order than the
-    one the reference is built with (protocol, section 2.7), and ours is that one's.
-    """
+    """Everything a certificate says except its signature."""
     certificate = parse_certificate(data)
     return {
         "serial": certificate.serial,
         "issuer": certificate.issuer,
         "validity": (certificate.not_before, certificate.not_after),
-        "subject": sorted(rdn.encoded for rdn in asn1.elements(asn1.single(certificate.subject).content, limit=99)),
+        "subject": certificate.subject,
         "public key": certificate.public_key,
         "extensions": list(certificate.extensions.values()),
         "algorithm": certificate.signature_algorithm,
@@ -352,7 +348,9 @@ def cert_objects(draw: st.DrawFn) -> dict[str, object]:
     )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(document=cert_objects())
 def test_generated_templates_are_issued_or_refused_as_by_go(go: Oracle, document: dict[str, object]) -> None:
     theirs = go_secret(go, Template=document)
@@ -426,7 +424,9 @@ def test_the_parts_of_a_request_are_read_as_by_go(go: Oracle) -> None:
     }
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(data=st.data())
 def test_what_we_accept_of_changed_requests_go_accepts_too(go: Oracle, data: st.DataObject) -> None:
     csr = bytearray(full_csr())

@@ -214,11 +214,11 @@ def test_attributes_of_the_request_survive_except_name_and_organization() -> Non
     attributes = [(part.oid, part.value) for part in marble(ParsedCsr(subject)).subject]
     assert attributes == [
         (NameOID.COUNTRY_NAME, "DE"),
-        (NameOID.ORGANIZATIONAL_UNIT_NAME, "ü"),
-        (NameOID.LOCALITY_NAME, "L"),
         (NameOID.STATE_OR_PROVINCE_NAME, "P"),
+        (NameOID.LOCALITY_NAME, "L"),
         (NameOID.STREET_ADDRESS, "S"),
         (NameOID.POSTAL_CODE, "1"),
+        (NameOID.ORGANIZATIONAL_UNIT_NAME, "ü"),
         (NameOID.COMMON_NAME, str(SOME_UUID)),
         (NameOID.SERIAL_NUMBER, "s"),
     ]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.coordinator.people import person
 
 from marblerun.errors import Malformed
 from marblerun.secrets.codec import decode_secret, decode_uploads, encode_secret, encode_secrets
@@ -74,10 +77,11 @@ def test_random_bytes_raise_only_our_errors(data: bytes) -> None:
 
 
 def test_uploads_are_read_with_their_three_parts() -> None:
-    data = b'{"a":{"Key":"AQ=="},"b":{"cert":"MAA=","PRIVATE":"Ag=="},"c":{"Cert":null,"Key":""},"d":null}'
+    certificate = b64encode(person("alice").der)
+    data = b'{"a":{"Key":"AQ=="},"b":{"cert":"%b","PRIVATE":"Ag=="},"c":{"Cert":null,"Key":""},"d":null}' % certificate
     assert decode_uploads(data) == {
         "a": SecretUpload(key=b"\x01"),
-        "b": SecretUpload(certificate=b"\x30\x00", private=b"\x02"),
+        "b": SecretUpload(certificate=person("alice").der, private=b"\x02"),
         "c": SecretUpload(),
         "d": SecretUpload(),
     }
@@ -96,5 +100,22 @@ def test_an_empty_upload_is_refused(data: bytes) -> None:
         decode_uploads(data)
 
 
-def test_a_certificate_that_is_not_base64_counts_as_none() -> None:
-    assert decode_uploads(b'{"a":{"Cert":"?"}}') == {"a": SecretUpload()}
+@pytest.mark.parametrize("cert", [b'"?"', b"{}", b'{"Subject":{"CommonName":"x"}}', b"null"])
+def test_a_certificate_that_is_not_base64_or_an_object_counts_as_none(cert: bytes) -> None:
+    """Protocol, sections 5.5 and 6.6: an object is a certificate without DER."""
+    assert decode_uploads(b'{"a":{"Cert":%b}}' % cert) == {"a": SecretUpload()}
+    kept = b'{"a":{"Cert":"%b","cert":%b}}' % (b64encode(person("alice").der), cert)
+    assert decode_uploads(kept) == {"a": SecretUpload(certificate=person("alice").der)}
+
+
+@pytest.mark.parametrize("cert", [b'""', b'"MAA="', b'"AA=="', b"5", b"true", b"[]"])
+def test_base64_of_something_else_is_no_upload_even_where_a_certificate_follows_or_none_is_needed(cert: bytes) -> None:
+    """Protocol, section 5.5: also the empty string; the reference finds it while it decodes."""
+    certificate = b64encode(person("alice").der)
+    for body in (
+        b'{"a":{"Key":"AQ==","Cert":%b}}' % cert,
+        b'{"a":{"Cert":%b,"Cert":"%b"}}' % (cert, certificate),
+        b'{"a":{"Cert":%b},"a":{"Cert":"%b"}}' % (cert, certificate),
+    ):
+        with pytest.raises(Malformed):
+            decode_uploads(body)

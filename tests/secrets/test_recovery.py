@@ -9,8 +9,7 @@ from itertools import combinations
 
 import pytest
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.pki.authority import CountingEntropy
@@ -21,7 +20,6 @@ from marblerun.secrets.recovery import (
     build_recovery_data,
     make_recovery,
     parse_recovery_data,
-    parse_recovery_key,
     share_id,
     verify_recovery_signatures,
 )
@@ -109,32 +107,6 @@ def test_other_recovery_data_is_malformed(data: bytes) -> None:
 def test_an_impossible_threshold_is_our_own_error(count: int, threshold: int) -> None:
     with pytest.raises(ValueError, match="threshold"):
         make(count, threshold)
-
-
-def pem(public_key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey) -> str:
-    return public_key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
-
-
-def test_a_recovery_key_is_the_first_pem_block_whatever_stands_around_it() -> None:
-    text = f"Bag Attributes\n{pem(key('a').public_key())}trailing\n{pem(key('b').public_key())}"
-    assert parse_recovery_key(text) == key("a").public_key()
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "no key",
-        "-----BEGIN PUBLIC KEY-----\n-----END PUBLIC KEY-----\n",
-        "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n",
-        "-----BEGIN PUBLIC KEY-----\nA\n-----END PUBLIC KEY-----\n",
-        pem(ec.generate_private_key(ec.SECP256R1()).public_key()),
-        pem(key("a").public_key()).replace("END PUBLIC", "END PRIVATE"),
-    ],
-)
-def test_anything_but_an_rsa_key_is_malformed(text: str) -> None:
-    with pytest.raises(Malformed):
-        parse_recovery_key(text)
 
 
 def sign(name: str, secret: bytes) -> bytes:

@@ -52,7 +52,9 @@ _members = st.lists(st.tuples(st.sampled_from(_KEYS), st.sampled_from(_VALUES)),
 _pieces = st.sampled_from(["{", "}", ",", '"', ":", " ", "\\u0041", "\xff", "\ufeff", '"List":', *_VALUES])
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(mode=st.sampled_from(["shapes", "first"]), text=st.one_of(_members, st.lists(_pieces, max_size=8).map("".join)))
 def test_random_structures_read_as_go_reads_them(oracle: Oracle, mode: str, text: str) -> None:
     document = text.encode("latin-1", errors="replace") if "\xff" in text else text.encode()
@@ -67,7 +69,9 @@ _values = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(_values)
 def test_text_written_is_byte_for_byte_what_go_writes(oracle: Oracle, value: object) -> None:
     text = gojson.marshal(value)

@@ -81,7 +81,9 @@ _PIECES = [
 _PIECES += ["k: v", " ", "!", "-----BEGIN X-----\n", "\n-----END X-----", "\n-----END X-----\n", "\nAQID"]
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(st.lists(st.sampled_from(_PIECES), max_size=14).map("".join))
 def test_any_text_has_the_block_that_go_finds(oracle: Oracle, text: str) -> None:
     block = first_block(text)

@@ -16,14 +16,14 @@ from marblerun.attestation.collect.directory import load_recording, pck_file
 from marblerun.attestation.collect.source import describe_key
 from marblerun.attestation.dcap.collateral import collateral_to_json, verify_collateral
 from marblerun.attestation.dcap.pck import CA_NAMES, collateral_key
-from marblerun.attestation.dcap.quote import OE_HEADER_BYTES, parse_quote_prefix
+from marblerun.attestation.dcap.quote import parse_quote_prefix
 from marblerun.attestation.model import CollateralKey, Tee, TrustRoot
 from marblerun.cli.evidence_source import Service, service_options, trusted_roots
 from marblerun.cli.evidence_view import (
     columns,
     moment,
     output_option,
-    read_input,
+    read_quote,
     root_option,
     show,
     time_option,
@@ -31,14 +31,19 @@ from marblerun.cli.evidence_view import (
 )
 from marblerun.cli.output import emit, note, write_file
 from marblerun.errors import MarbleRunError, NotFound, Unavailable
-from marblerun.wire.limits import MAX_QUOTE_BYTES
 
 _FMSPC_BYTES: Final = 6
 
 
 @click.group()
 def collateral() -> None:
-    """Fetch or show collateral: what Intel publishes about its platforms."""
+    """Fetch or show collateral: what Intel publishes about its platforms.
+
+    \b
+    Example:
+      marblerun evidence collateral fetch quote.bin --out collateral.json
+      marblerun evidence collateral show collateral.json
+    """
 
 
 @collateral.command()
@@ -100,7 +105,7 @@ def _wanted(quote: str | None, fmspc: str | None, ca: str | None, tee: str | Non
     if (quote is None) == (fmspc is None):
         raise click.UsageError("Give either a QUOTE, or --fmspc with --ca and --tee.")
     if quote is not None:
-        parsed, _ = parse_quote_prefix(read_input(quote, MAX_QUOTE_BYTES + OE_HEADER_BYTES, "QUOTE"))
+        parsed, _ = parse_quote_prefix(read_quote(quote, "QUOTE"))
         key = collateral_key(parsed)
         return CollateralKey(Tee(tee) if tee else key.tee, key.fmspc, ca or key.ca, key.pck)
     if ca is None or tee is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from marblerun.cli.options import GlobalOptions
-from marblerun.cli.output import note, progress, warn, write_file
+from marblerun.cli.output import note, progress, show_collateral_warnings, warn, write_file
 from marblerun.errors import Malformed, Misconfigured, NotFound
 
 if TYPE_CHECKING:
@@ -91,6 +90,7 @@ def attested_for(options: GlobalOptions, endpoint: str, demands: Demands | None)
 
     judge = policy(options)
     nonce = options.nonce.encode() if options.nonce else None
+    show_collateral_warnings()
     if options.insecure:
         warn(_INSECURE)
         trust = None
@@ -99,8 +99,6 @@ def attested_for(options: GlobalOptions, endpoint: str, demands: Demands | None)
         trust = trust_from_environment(os.environ, pccs_url=options.pccs_url or "", pccs_ca_file=ca_file)
         for warning in trust.warnings:
             warn(warning)
-    # A failure to fetch is an error with the same words; without a handler logging would print it a second time.
-    logging.getLogger("marblerun.collateral").addHandler(logging.NullHandler())
     with progress(f"Verifying the Coordinator at {endpoint}"):
         coordinator = attest(endpoint, judge, nonce=nonce, trust=trust)
     told = (*trust.warnings, SIMULATED_EVIDENCE) if trust and trust.warnings else ()

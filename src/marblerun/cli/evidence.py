@@ -9,7 +9,7 @@ import click
 
 from marblerun.attestation.dcap.collateral import MAX_COLLATERAL_JSON_BYTES
 from marblerun.attestation.dcap.pck import CertificationSummary, summarise_certification
-from marblerun.attestation.dcap.quote import OE_HEADER_BYTES, Quote, is_oe_report, parse_quote_prefix
+from marblerun.attestation.dcap.quote import Quote, is_oe_report, parse_quote_prefix
 from marblerun.attestation.dcap.verify import Verifier
 from marblerun.attestation.model import Origin
 from marblerun.attestation.roots import INTEL
@@ -21,6 +21,7 @@ from marblerun.cli.evidence_view import (
     output_option,
     parse_recorded,
     read_input,
+    read_quote,
     read_root,
     refuse,
     report_fields,
@@ -32,7 +33,6 @@ from marblerun.cli.evidence_view import (
     verified_text,
 )
 from marblerun.errors import MarbleRunError
-from marblerun.wire.limits import MAX_QUOTE_BYTES
 
 
 @click.group()
@@ -59,7 +59,7 @@ def evidence() -> None:
 @time_option
 @output_option
 def verify(file: str, collateral_file: str, root_ca: str | None, at: int | None, output: str) -> None:
-    """Verify the quote in FILE, raw or with the Open Enclave header; `-` is standard input.
+    """Verify the quote in FILE, bare or with the Open Enclave header, as bytes, hex or base64; `-` is standard input.
 
     Nothing is fetched. A genuine quote is shown with what it says; whether that is acceptable is yours to judge.
     Exits with 0 if the quote is genuine, 3 if it is refused, 2 if the command cannot be carried out.
@@ -70,7 +70,7 @@ def verify(file: str, collateral_file: str, root_ca: str | None, at: int | None,
     """
     if file == "-" and collateral_file == "-":
         raise click.UsageError("FILE and --collateral cannot both be standard input.")
-    quote = read_input(file, MAX_QUOTE_BYTES + OE_HEADER_BYTES, "FILE")
+    quote = read_quote(file)
     collateral_text = read_input(collateral_file, MAX_COLLATERAL_JSON_BYTES, "--collateral")
     root = INTEL if root_ca is None else read_root(root_ca)
     time = moment(at)
@@ -87,24 +87,28 @@ def verify(file: str, collateral_file: str, root_ca: str | None, at: int | None,
 @click.argument("file", metavar="FILE")
 @output_option
 def inspect(file: str, output: str) -> None:
-    """Show what the quote in FILE says; `-` is standard input. Nothing is verified, all of it may be forged.
+    """Show what the quote in FILE says (bytes, hex or base64; `-` is standard input). Nothing is verified, all of it
+    may be forged.
 
     Bytes behind the quote, such as the padding of configfs-tsm, are counted and ignored here; `verify` refuses them.
+    Cut them off at quote_bytes, as in the last example.
     Exits with 0 if FILE holds a quote, 3 if not, 2 if the command cannot be carried out.
 
     \b
     Example:
       marblerun evidence inspect quote.bin
+      curl -sk https://coordinator:4433/quote | jq -r .data.Quote | marblerun evidence inspect -
+      head -c 4936 padded.bin | marblerun evidence inspect -
     """
-    data = read_input(file, MAX_QUOTE_BYTES + OE_HEADER_BYTES, "FILE")
+    data = read_quote(file)
     try:
         quote, trailing = parse_quote_prefix(data)
     except MarbleRunError as error:
         refuse(error, output, None, None)
-    show(_inspected(quote, len(trailing), is_oe_report(data)), output, _inspected_text)
+    show(_inspected(quote, data, trailing), output, _inspected_text)
 
 
-def _inspected(quote: Quote, trailing: int, wrapped: bool) -> dict[str, Any]:
+def _inspected(quote: Quote, data: bytes, trailing: bytes) -> dict[str, Any]:
     certification = summarise_certification(quote.certification)
     return {
         "ok": None,
@@ -112,8 +116,11 @@ def _inspected(quote: Quote, trailing: int, wrapped: bool) -> dict[str, Any]:
         "note": "Nothing here is verified; all of it may be forged.",
         "tee": quote.tee.value,
         "quote_version": quote.header.version,
-        "open_enclave_header": wrapped,
-        "trailing_bytes": trailing,
+        "open_enclave_header": is_oe_report(data),
+        "quote_bytes": len(data) - len(trailing),
+        "trailing_bytes": len(trailing),
+        # The rest of a buffer, as configfs-tsm and quoting services leave it.
+        "trailing_zeros_only": not any(trailing) if trailing else None,
         "qe_id": quote.header.user_data[:16].hex(),
         "cert_data_type": quote.certification.type,
         **_certification(certification),

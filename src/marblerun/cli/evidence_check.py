@@ -9,7 +9,6 @@ from typing import Any
 import click
 
 from marblerun.attestation.binding import verify_binding
-from marblerun.attestation.dcap.quote import OE_HEADER_BYTES
 from marblerun.attestation.dcap.verify import Verifier
 from marblerun.attestation.model import Claims, Origin
 from marblerun.attestation.registry import DcapEvidence, Registry
@@ -20,6 +19,7 @@ from marblerun.cli.evidence_view import (
     moment,
     output_option,
     read_input,
+    read_quote,
     refuse,
     root_option,
     show,
@@ -78,7 +78,7 @@ def check(
         raise click.UsageError("--collateral and --collateral-dir exclude each other.")
     if message is not None and certificate is not None:
         raise click.UsageError("--message and --report-data-of exclude each other.")
-    quote = read_input(file, MAX_QUOTE_BYTES + OE_HEADER_BYTES, "FILE")
+    quote = read_quote(file)
     manifest, package = _package(manifest_file, marble)
     covered = _message(message, certificate)
     roots, time = trusted_roots(root_ca), moment(at)

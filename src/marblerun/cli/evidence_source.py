@@ -19,7 +19,7 @@ from marblerun.attestation.roots import INTEL
 from marblerun.attestation.simulated import load_trust_root
 from marblerun.cli.evidence_view import parse_recorded, read_input, read_root
 from marblerun.cli.options import global_options
-from marblerun.cli.output import warn
+from marblerun.cli.output import show_collateral_warnings, warn
 from marblerun.client.trust import seconds_named
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -39,6 +39,7 @@ class Service:
         def path(name: str) -> Path | None:
             return Path(environment[name]) if name in environment else None
 
+        show_collateral_warnings()
         given = global_options()
         ca_file = self.ca_file or given.pccs_ca
         source = collateral_source(

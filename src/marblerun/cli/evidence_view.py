@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import json
+import string
 import sys
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -11,13 +14,18 @@ from typing import Any, Final, NoReturn
 import click
 
 from marblerun.attestation.dcap.collateral import parse_collateral_json
+from marblerun.attestation.dcap.quote import OE_HEADER_BYTES
 from marblerun.attestation.model import Claims, Collateral, Origin, SgxReport, TdExtension, TdReport, TrustRoot
 from marblerun.attestation.roots import INTEL, root_from_certificate
 from marblerun.errors import Malformed, MarbleRunError, Untrusted
+from marblerun.wire.limits import MAX_QUOTE_BYTES
 from marblerun.wire.pem import decode_pem
 
 EXIT_REFUSED: Final = 3
 MAX_CERTIFICATE_BYTES: Final = 64 * 1024
+# The largest quote in hex, with a line end behind every second digit.
+_MAX_QUOTE_TEXT_BYTES: Final = 3 * (MAX_QUOTE_BYTES + OE_HEADER_BYTES)
+_TEXT: Final = frozenset(string.printable.encode())
 LAST_SECOND: Final = 253_402_300_799  # 9999-12-31T23:59:59Z
 
 output_option = click.option(
@@ -49,6 +57,26 @@ def read_input(path: str, limit: int, param: str) -> bytes:
             f"cannot read {path!r}: {reason}. Give the path of a readable file, or - for standard input.",
             param_hint=param,
         ) from error
+
+
+def read_quote(path: str, param: str = "FILE") -> bytes:
+    """The quote in a file: its bytes, or hex or base64 of them, as services and logs show quotes.
+
+    A quote has bytes that no text has, so there is no doubt. What is neither comes back as it is, for the parser to
+    refuse.
+    """
+    data = read_input(path, _MAX_QUOTE_TEXT_BYTES, param)
+    if not data or not _TEXT.issuperset(data):
+        return data
+    text = b"".join(data.split())
+    try:
+        return bytes.fromhex(text.decode("ascii").removeprefix("0x"))
+    except ValueError:
+        pass
+    try:
+        return base64.b64decode(text, validate=True)
+    except binascii.Error:
+        return data
 
 
 def read_root(path: str) -> TrustRoot:

@@ -14,6 +14,7 @@ from typing import Any, Final, NoReturn
 import click
 
 from marblerun.cli import exit_codes
+from marblerun.cli.completion import COMPLETION_VARIABLE, name_files
 from marblerun.cli.options import Group, with_global_options
 from marblerun.cli.output import for_terminal
 from marblerun.errors import MarbleRunError
@@ -42,6 +43,8 @@ class Noun:
                 raise
             raise click.ClickException(f"this installation lacks the command {self.name!r}") from None
         command: click.Command = getattr(module, self.attribute or self.name)
+        if COMPLETION_VARIABLE in os.environ:
+            name_files(command)
         return command
 
     @property

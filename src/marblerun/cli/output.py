@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import stat
 import sys
@@ -31,6 +32,20 @@ def note(text: str) -> None:
 def warn(text: str) -> None:
     """A warning that cannot be overlooked."""
     click.secho(f"Warning: {text}", err=True, bold=True, fg="yellow")
+
+
+class _CollateralWarnings(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        # A failure to fetch becomes the command's error, in the same words.
+        if record.levelno >= logging.WARNING and not record.name.endswith(".cache"):
+            warn(for_terminal(record.getMessage()))
+
+
+def show_collateral_warnings() -> None:
+    """From now on what the collateral client warns of is shown to the user, once however often this is called."""
+    log = logging.getLogger("marblerun.collateral")
+    if not any(isinstance(handler, _CollateralWarnings) for handler in log.handlers):
+        log.addHandler(_CollateralWarnings())
 
 
 def emit(text: str) -> None:

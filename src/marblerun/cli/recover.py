@@ -13,7 +13,7 @@ import click
 from marblerun.cli.connection import attested, cache, read_file
 from marblerun.cli.options import Command, endpoint_argument, global_options, with_global_options
 from marblerun.cli.output import emit, emit_json, for_terminal, format_option, note, progress, warn
-from marblerun.errors import Denied, MarbleRunError, NotFound, Untrusted, WrongPhase
+from marblerun.errors import Denied, Malformed, MarbleRunError, NotFound, Untrusted, WrongPhase
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -221,7 +221,12 @@ def expected_fingerprint(manifest: str) -> str:
 
     if not manifest:
         return ""
-    return load_manifest(manifest).fingerprint if Path(manifest).is_file() else fingerprint_of(manifest)
+    if Path(manifest).is_file():
+        return load_manifest(manifest).fingerprint
+    try:
+        return fingerprint_of(manifest)
+    except Malformed as error:
+        raise Malformed(f"there is no file {manifest}, and as a signature it is not right: {error.message}") from None
 
 
 def verify_recovered(options: GlobalOptions, endpoint: str, expected: str) -> None:

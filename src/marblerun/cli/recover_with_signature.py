@@ -20,7 +20,7 @@ from marblerun.cli.recover import (
     rehearse_with,
     send,
 )
-from marblerun.errors import Conflict, Unavailable
+from marblerun.errors import Conflict, Malformed, Unavailable
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -139,7 +139,10 @@ def encrypt_secret(
 
     _refuse_existing(output)
     pem = read_file(Path(coordinator_pub_key), MAX_RECOVERY_FILE_BYTES)
-    (public,) = decode_pem(pem, "PUBLIC KEY", max_blocks=1) or (b"",)
+    try:
+        (public,) = decode_pem(pem, "PUBLIC KEY", max_blocks=1) or (b"",)
+    except Malformed as error:
+        raise Malformed(f"is not what 'public-key' wrote ({error})", where=coordinator_pub_key) from None
     raw = read_file(Path(recovery_key_file), MAX_RECOVERY_FILE_BYTES)
     with private_key as key:
         secret = recovery_secret(raw, key, name)

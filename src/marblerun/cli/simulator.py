@@ -70,8 +70,12 @@ def _parse_digest(_context: click.Context, _parameter: click.Parameter, text: st
 @click.argument("directory", metavar="DIR", type=_DIRECTORY)
 @click.option("--unique-id", metavar="HEX", callback=_parse_digest, help="MRENCLAVE, 64 hex digits.")
 @click.option("--signer-id", metavar="HEX", callback=_parse_digest, help="MRSIGNER, 64 hex digits.")
-@click.option("--product-id", metavar="N", type=click.IntRange(0, 0xFFFF), default=1, show_default=True)
-@click.option("--security-version", metavar="N", type=click.IntRange(0, 0xFFFF), default=1, show_default=True)
+@click.option(
+    "--product-id", metavar="N", type=click.IntRange(0, 0xFFFF), default=1, show_default=True, help="ISVPRODID."
+)
+@click.option(
+    "--security-version", metavar="N", type=click.IntRange(0, 0xFFFF), default=1, show_default=True, help="ISVSVN."
+)
 @click.option("--debug", is_flag=True, help="Quote as a debug enclave.")
 def quote(
     directory: Path,

@@ -12,8 +12,9 @@ from marblerun.cli.connection import pinned
 from marblerun.cli.options import Command, endpoint_argument, global_options, with_global_options
 from marblerun.cli.output import emit, emit_json, format_option, note, warn
 from marblerun.cli.state_view import DATA, described, show, suffixes
+from marblerun.cli.status import with_what_to_do
 from marblerun.cli.takeover import takeover
-from marblerun.errors import Conflict, Malformed, MarbleRunError, Unavailable
+from marblerun.errors import Conflict, Malformed, MarbleRunError, Unavailable, Untrusted
 
 _DIRECTORY: Final = click.Path(file_okay=False)
 _FILE: Final = click.Path(dir_okay=False)
@@ -44,20 +45,30 @@ def inspect(directory: str, output_format: str) -> None:
     from marblerun.coordinator.store.backup import read_generation
 
     folder = Path(directory)
-    present = described(read_generation(folder))
-    older = {}
+    broken: MarbleRunError | None = None
+    present: dict[str, object]
+    try:
+        present = described(read_generation(folder))
+    except MarbleRunError as error:
+        # Whoever has lost the present state needs the older ones.
+        broken, present = error, {"problem": str(error)}
+    older: dict[str, dict[str, object]] = {}
     for suffix in suffixes(folder):
         try:
             older[suffix] = described(read_generation(folder, suffix))
         except MarbleRunError as error:
             older[suffix] = {"problem": str(error)}
+    if broken is not None and not older:
+        raise broken
     if output_format == "json":
         emit_json({**present, "older": older})
-        return
-    show(present)
-    for suffix, found in older.items():
-        emit(f"\nolder state {DATA}.{suffix}:")
-        show(found)
+    else:
+        show(present)
+        for suffix, found in older.items():
+            emit(f"\nolder state {DATA}.{suffix}:")
+            show(found)
+    if broken is not None:
+        raise broken
 
 
 @state.command("backup")
@@ -148,12 +159,23 @@ def verify(endpoint: str, accept_older: bool, output_format: str) -> None:
     from marblerun.client.statement import SequenceMemory, default_memory_path
 
     with pinned(global_options(), endpoint).client as client:
-        statement = client.statement()
+        try:
+            statement = client.statement()
+        except Untrusted as error:
+            raise with_what_to_do(error) from None
     try:
         root = x509.load_pem_x509_certificate(statement.root_certificate.encode()).public_bytes(Encoding.DER)
     except ValueError:
         raise Malformed("is not a certificate", where="statement.rootCertificate") from None
-    SequenceMemory(default_memory_path(os.environ)).check(root, statement, accept_older=accept_older)
+    memory = SequenceMemory(default_memory_path(os.environ))
+    try:
+        memory.check(root, statement, accept_older=accept_older)
+    except Untrusted as error:
+        raise Untrusted(
+            f"{error.message}. If that was meant, for example after a recovery of a backup, --accept-older begins anew",
+            step=error.step,
+            reason=error.reason,
+        ) from None
     if output_format == "json":
         emit_json({"ok": True, "sequence": statement.sequence, "head": statement.head})
     else:

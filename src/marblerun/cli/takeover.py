@@ -170,6 +170,8 @@ def _try(data: bytes, secrets: Sequence[str], keys: Sequence[str]) -> tuple[Insi
         if progress.found is not None:
             return _look_inside(progress.gathering, progress.found, signed=bool(keys))
         gathering, problem = progress.gathering, progress.message
+    if gathering.expected is not None:
+        return None, f"each of these secrets is one of this state, but they are too few to open it: {problem}"
     return None, f"the secrets do not open the state: {problem}"
 
 

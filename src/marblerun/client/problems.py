@@ -12,6 +12,7 @@
     ├── NotInThisState (WrongPhase)  500 (or 400) with the fixed text for a wrong state
     ├── AlreadyPending (Conflict)    500 (or 400) with the text for a second update
     ├── NotAllowed (Denied)          500 (or 400) with the text for a user without the permission
+    ├── SecretRefused (Denied)       500 with a text for a recovery secret, or all of them, that do not recover
     └── Overloaded (Unavailable)     429, 502, 503, 504
 
 Source: protocol, sections 7.3, 7.4 and 14.
@@ -95,6 +96,12 @@ class NotAllowed(ApiError, Denied):
     mismatches: tuple[str, ...] = ()
 
 
+class SecretRefused(ApiError, Denied):
+    """A recovery secret that does not count, or secrets that together recover nothing; both leave the state alone."""
+
+    mismatches: tuple[str, ...] = ()
+
+
 class Overloaded(ApiError, Unavailable):
     """The Coordinator, or something in front of it, cannot serve the call now."""
 
@@ -113,11 +120,24 @@ _BY_STATUS: Final[dict[int, type[ApiError]]] = {
 }
 
 
+# Steps of the end of a recovery, with which the text of a Coordinator of this project begins.
+_RECOVERY_STEPS: Final = (
+    "recovery-key: ",
+    "recovery-keys: ",
+    "recovery-secrets: ",
+    "recovery-signature: ",
+    "recovered-state: ",
+    "recovered-authority: ",
+)
 # The API has one status for nearly everything that fails; what it was only the text tells.
 _BY_TEXT: Final[tuple[tuple[str, type[ApiError]], ...]] = (
     (WRONG_STATE, NotInThisState),
     ("update already in progress", AlreadyPending),
     (" is not allowed to ", NotAllowed),
+    ("invalid or already used", SecretRefused),
+    ("a recovery secret has 16", SecretRefused),
+    ("longer than that of any RSA key", SecretRefused),
+    *((step, SecretRefused) for step in _RECOVERY_STEPS),
 )
 
 

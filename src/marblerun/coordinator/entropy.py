@@ -6,6 +6,9 @@ import os
 
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
+from marblerun.pki.ecdsa import new_pair
+from marblerun.pki.encodings import encoded_pair
+
 
 class SystemEntropy:
     """Fresh random bytes and keys."""
@@ -17,6 +20,10 @@ class SystemEntropy:
     def ec_key(self, curve: ec.EllipticCurve) -> ec.EllipticCurvePrivateKey:
         """A new key on ``curve``."""
         return ec.generate_private_key(curve)
+
+    def ec_pair(self, curve: ec.EllipticCurve) -> tuple[bytes, bytes]:
+        """A new key on ``curve``, in PKCS#8 and SubjectPublicKeyInfo DER."""
+        return new_pair(curve) or encoded_pair(self.ec_key(curve))
 
     def rsa_key(self, bits: int) -> rsa.RSAPrivateKey:
         """A new RSA key with the usual exponent; slow, so callers on an event loop use a thread."""

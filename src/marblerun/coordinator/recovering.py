@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from marblerun.coordinator.commands.recover import PLAIN_SIZES, Gathering, Progress, begin, give
 from marblerun.coordinator.commands.rehearse import Rehearsal, Rehearsed, rehearse
 from marblerun.coordinator.state import State
-from marblerun.errors import Malformed, Unavailable, Untrusted
+from marblerun.errors import Busy, Malformed, Unavailable, Untrusted
 from marblerun.pki.issue import Entropy
 
 EPHEMERAL_KEY_BITS: Final = 4096
@@ -57,9 +57,9 @@ class _Upload:
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Wait until nobody else's secret is being looked at; raises Unavailable where too many wait already."""
+        """Wait until nobody else's secret is being looked at; raises Busy where too many wait already."""
         if self._waiting >= MAX_WAITING:
-            raise Unavailable("too many recovery secrets at once; try again")
+            raise Busy("too many recovery secrets at once; try again", retry_after=1.0)
         self._waiting += 1
         try:
             async with self._turn:

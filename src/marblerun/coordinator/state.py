@@ -80,7 +80,7 @@ class Authority:
     @cached_property
     def marble_issuer(self) -> Issuer:
         """What signs Marble and secret certificates: the Marble root with the intermediate's key."""
-        return Issuer.of(self.marble_root, self.intermediate_key)
+        return Issuer.of_many(self.marble_root, self.intermediate_key)
 
     @property
     def chain_pem(self) -> str:

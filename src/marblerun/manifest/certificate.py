@@ -15,8 +15,8 @@ from typing import Any, Final
 from urllib.parse import quote, unquote_to_bytes
 
 from marblerun.errors import Malformed
-from marblerun.pki.parsed import parse_certificate
 from marblerun.pki.profiles import CertificateTemplate, Name
+from marblerun.secrets.given import read_given_certificate
 from marblerun.wire.gojson import (
     Field,
     History,
@@ -72,7 +72,7 @@ class _CertShape(Shape[Cert]):
         except ValueError:
             return None  # the reference takes this as "no certificate" and so do we; the linter tells
         try:
-            return parse_certificate(der).der
+            return read_given_certificate(der).der
         except Malformed as error:
             trail.fault(node, f"expected base64 of a certificate: {error}")
             return None

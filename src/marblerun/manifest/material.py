@@ -17,10 +17,11 @@ from marblerun.manifest.model import Manifest
 from marblerun.manifest.report import Problem, Report
 from marblerun.pki import extensions
 from marblerun.pki.names import encode_name
-from marblerun.pki.parsed import parse_certificate
 from marblerun.pki.profiles import CertificateTemplate
 from marblerun.secrets.generate import MAX_RSA_BITS, MAX_SHARED_KEY_BYTES, MIN_RSA_BITS
+from marblerun.secrets.given import RSA, read_given_certificate, read_given_public_key
 from marblerun.secrets.model import SecretDefinition, SecretType
+from marblerun.secrets.uris import is_uri_name
 from marblerun.wire.gopem import first_block
 
 # HKDF with SHA-256 gives at most 255 blocks of 32 bytes; private keys are derived with it.
@@ -46,7 +47,7 @@ def certificate_der(pem: str) -> bytes:
     block = first_block(pem)
     if block is None:
         raise Malformed("contains no PEM block")
-    return parse_certificate(block.data).der
+    return read_given_certificate(block.data).der
 
 
 def recovery_key(pem: str) -> rsa.RSAPublicKey:
@@ -57,10 +58,11 @@ def recovery_key(pem: str) -> rsa.RSAPublicKey:
     if block.label != "PUBLIC KEY":
         raise Malformed(f"PEM block is a {block.label[:40] or 'block without a label'}, not a PUBLIC KEY")
     try:
+        algorithm = read_given_public_key(block.data)
         key = load_der_public_key(block.data)
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except (Malformed, ValueError, UnsupportedAlgorithm) as error:
         raise Malformed("PEM block does not hold a public key (PKIX)") from error
-    if not isinstance(key, rsa.RSAPublicKey):
+    if not isinstance(key, rsa.RSAPublicKey) or algorithm != RSA:
         raise Malformed("key is not an RSA key")
     if key.key_size < MIN_RSA_BITS:
         raise Malformed(f"RSA key of {key.key_size} bits is too small, at least {MIN_RSA_BITS} are needed")
@@ -150,6 +152,11 @@ def _template_faults(template: CertificateTemplate) -> Iterator[Malformed]:
             f"signature algorithm {template.signature_algorithm} is not one of the issuer's key (0, 10, 11 or 12)",
             where="SignatureAlgorithm",
         )
+    for uri in template.uris or ():
+        if uri.isascii() and not is_uri_name(uri):
+            yield Malformed(f"not a URI that a certificate can have: {uri[:80]!r}", where="URIs")
+    if len(set(template.policies)) < len(template.policies):
+        yield Malformed("a policy is named twice", where="Policies")
     try:
         encode_name(template.subject)
     except Malformed as error:

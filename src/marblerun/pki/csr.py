@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from marblerun.errors import Malformed
 from marblerun.pki import der
 from marblerun.pki import extensions as ext
+from marblerun.pki.ecdsa import VerifyingKey
 from marblerun.pki.encodings import public_key_info
 from marblerun.pki.extensions import AltNames
 from marblerun.pki.names import EMPTY_NAME, decode_name
@@ -67,9 +68,10 @@ def parse_csr(data: bytes) -> ParsedCsr:
     signature, unused = der.read_bit_string(outer[2], what)
     if unused:
         raise Malformed(f"{what}: signature is not a whole number of bytes")
-    key = load_public_key(der.raw(body[2], der.SEQUENCE, what))
+    info = der.raw(body[2], der.SEQUENCE, what)
+    key = load_public_key(info)
     algorithm, signed = der.raw(outer[1], der.SEQUENCE, what), der.raw(outer[0], der.SEQUENCE, what)
-    verify_signature(algorithm, key, signed, signature, step="csr-signature", allow_sha1=True)
+    verify_signature(algorithm, VerifyingKey.of(info) or key, signed, signature, step="csr-signature", allow_sha1=True)
     return ParsedCsr(subject, names.dns_names, names.ip_addresses)
 
 

@@ -17,15 +17,16 @@ EMPTY_NAME: Final = der.sequence()
 
 COMMON_NAME: Final = "2.5.4.3"
 SERIAL_NUMBER: Final = "2.5.4.5"
-# Attribute types that may have several values, in the order in which the reference's toolchain writes them.
+# Attribute types that may have several values, in the order in which Go 1.26 writes them
+# (crypto/x509/pkix, Name.ToRDNSequence; other releases of it have the organization second).
 _LISTS: Final = {
     "2.5.4.6": "country",
-    "2.5.4.10": "organization",
-    "2.5.4.11": "organizational_unit",
-    "2.5.4.7": "locality",
     "2.5.4.8": "province",
+    "2.5.4.7": "locality",
     "2.5.4.9": "street_address",
     "2.5.4.17": "postal_code",
+    "2.5.4.10": "organization",
+    "2.5.4.11": "organizational_unit",
 }
 # Reading is more lenient than writing: wildcards and company names occur in the wild under the wrong type.
 _PRINTABLE_READ = re.compile(rb"[A-Za-z0-9 '()+,\-./:=?*&]*")

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
 from marblerun.errors import Malformed, Untrusted
 from marblerun.pki import der
+from marblerun.pki.ecdsa import VerifyingKey
 
 PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey
 
@@ -70,7 +71,13 @@ def load_public_key(info: bytes) -> PublicKey:
 
 
 def verify_signature(
-    algorithm: bytes, key: PublicKey, signed: bytes, signature: bytes, *, step: str, allow_sha1: bool = False
+    algorithm: bytes,
+    key: PublicKey | VerifyingKey,
+    signed: bytes,
+    signature: bytes,
+    *,
+    step: str,
+    allow_sha1: bool = False,
 ) -> None:
     """Return if ``signature`` over ``signed`` is by ``key``; else ``Untrusted`` with ``step``.
 
@@ -82,6 +89,9 @@ def verify_signature(
         raise Untrusted("SHA-1 is not accepted", step=step, reason="bad-algorithm")
     try:
         match key:
+            case VerifyingKey() if name in _ECDSA:
+                if not key.is_signed(signature, signed, _ECDSA[name]):
+                    raise InvalidSignature
             case ec.EllipticCurvePublicKey() if name in _ECDSA:
                 key.verify(signature, signed, ec.ECDSA(_ECDSA[name]))
             case rsa.RSAPublicKey() if name in _RSA:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from marblerun.errors import Malformed
+from marblerun.secrets.given import read_given_certificate
 from marblerun.secrets.model import Secret
 from marblerun.secrets.upload import SecretUpload
 from marblerun.wire.gojson import (
@@ -49,6 +50,33 @@ class _CertificateShape(Shape[bytes]):
         return value
 
 
+class _UploadedCertificateShape(Shape[bytes]):
+    """A certificate's DER, and nothing else in base64; text that is not base64 and an object count as none.
+
+    The reference decodes ``Cert`` of an upload as that of a manifest, so a broken certificate is a body that cannot
+    be read, also where it is not needed. An object has no DER (protocol, sections 5.5 and 6.6).
+    """
+
+    def read(self, history: History, trail: Trail) -> bytes:
+        value = b""
+        for node in history:
+            match node:
+                case String():
+                    try:
+                        der = decode_base64(node.text)
+                    except ValueError:
+                        continue
+                    try:
+                        value = read_given_certificate(der).der
+                    except Malformed as error:
+                        trail.fault(node, f"expected base64 of a certificate: {error}")
+                case Object() | Null():
+                    continue
+                case _:
+                    trail.mismatch(node, "a certificate's DER in base64")
+        return value
+
+
 _CERTIFICATE: Final = _CertificateShape()
 _SECRET: Final = struct(
     Secret,
@@ -64,7 +92,7 @@ _SECRET: Final = struct(
 UPLOAD_MAP: Final = mapping(
     struct(
         SecretUpload,
-        ("Cert", "certificate", _CERTIFICATE),
+        ("Cert", "certificate", _UploadedCertificateShape()),
         ("Private", "private", byte_string),
         ("Key", "key", byte_string),
     )

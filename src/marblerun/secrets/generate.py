@@ -15,7 +15,7 @@ from uuid import UUID
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from marblerun.errors import Malformed
-from marblerun.pki.encodings import PrivateKey, encoded_pair
+from marblerun.pki.encodings import encoded_pair
 from marblerun.pki.issue import Entropy, Issuer, issue_secret_certificate
 from marblerun.pki.parsed import ParsedCertificate, parse_certificate
 from marblerun.pki.profiles import CertificateTemplate
@@ -36,6 +36,8 @@ _CURVES: Final[dict[int, type[ec.EllipticCurve]]] = {
     384: ec.SECP384R1,
     521: ec.SECP521R1,
 }
+# PKCS#8 and SubjectPublicKeyInfo DER of one key.
+Pair = tuple[bytes, bytes]
 # Go's zero time, which a template may state and which means "not stated".
 _ZERO_TIME: Final = datetime(1, 1, 1, tzinfo=UTC)
 
@@ -67,10 +69,10 @@ def generate_secret(
         raise ValueError(f"secret {name}: an instance's UUID is needed exactly for private secrets")
     if source.type == SecretType.SYMMETRIC_KEY:
         return _symmetric(name, source, uuid, marble_name, inputs)
-    make_key = _KEY_MAKERS.get(source.type)
-    if make_key is None:
+    make_pair = _KEY_MAKERS.get(source.type)
+    if make_pair is None:
         raise Malformed(f"a secret of type {source.type[:80]!r} cannot be generated", where=f"Secrets.{name}.Type")
-    return _certificate(name, source, make_key(name, source.size, inputs.entropy), inputs)
+    return _certificate(name, source, make_pair(name, source.size, inputs.entropy), inputs)
 
 
 def _symmetric(
@@ -104,32 +106,32 @@ def _value(
     )
 
 
-def _rsa_key(name: str, size: int, entropy: Entropy) -> PrivateKey:
+def _rsa_pair(name: str, size: int, entropy: Entropy) -> Pair:
     if not MIN_RSA_BITS <= size <= MAX_RSA_BITS:
         raise Malformed(f"expected {MIN_RSA_BITS} to {MAX_RSA_BITS} bits, found {size}", where=f"Secrets.{name}.Size")
-    return entropy.rsa_key(size)
+    return encoded_pair(entropy.rsa_key(size))
 
 
-def _ecdsa_key(name: str, size: int, entropy: Entropy) -> PrivateKey:
+def _ecdsa_pair(name: str, size: int, entropy: Entropy) -> Pair:
     if size not in _CURVES:
         raise Malformed(f"expected 224, 256, 384 or 521 bits, found {size}", where=f"Secrets.{name}.Size")
-    return entropy.ec_key(_CURVES[size]())
+    return entropy.ec_pair(_CURVES[size]())
 
 
-def _ed25519_key(name: str, size: int, entropy: Entropy) -> PrivateKey:
+def _ed25519_pair(name: str, size: int, entropy: Entropy) -> Pair:
     if size:
         raise Malformed(f"an Ed25519 key takes no size, found {size}", where=f"Secrets.{name}.Size")
-    return entropy.ed25519_key()
+    return encoded_pair(entropy.ed25519_key())
 
 
-_KEY_MAKERS: Final[Mapping[str, Callable[[str, int, Entropy], PrivateKey]]] = {
-    SecretType.CERT_RSA: _rsa_key,
-    SecretType.CERT_ECDSA: _ecdsa_key,
-    SecretType.CERT_ED25519: _ed25519_key,
+_KEY_MAKERS: Final[Mapping[str, Callable[[str, int, Entropy], Pair]]] = {
+    SecretType.CERT_RSA: _rsa_pair,
+    SecretType.CERT_ECDSA: _ecdsa_pair,
+    SecretType.CERT_ED25519: _ed25519_pair,
 }
 
 
-def _certificate(name: str, source: SecretDefinition | Secret, key: PrivateKey, inputs: Inputs) -> Secret:
+def _certificate(name: str, source: SecretDefinition | Secret, pair: Pair, inputs: Inputs) -> Secret:
     where = f"Secrets.{name}"
     try:
         request = _request(source)
@@ -138,7 +140,7 @@ def _certificate(name: str, source: SecretDefinition | Secret, key: PrivateKey, 
         raise Malformed("the end of validity is after the year 9999", where=f"{where}.ValidFor") from error
     except Malformed as error:
         raise Malformed(f"not a usable certificate: {error}", where=f"{where}.Cert") from error
-    private, public = encoded_pair(key)
+    private, public = pair
     try:
         certificate = issue_secret_certificate(
             request,

@@ -5,9 +5,7 @@ Source: protocol, sections 10.3, 10.7 and 10.9; RFC 8017 (RSA-OAEP, RSASSA-PKCS1
 
 from __future__ import annotations
 
-import binascii
 import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -16,8 +14,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
-from marblerun.errors import Malformed, Untrusted
-from marblerun.pki.signatures import load_public_key
+from marblerun.errors import Untrusted
 from marblerun.secrets.shares import MAX_SHARES, SECRET_BYTES, Entropy, split_shamir, split_xor
 from marblerun.wire.gojson import boolean, mapping, marshal, optional, unmarshal
 
@@ -26,7 +23,6 @@ SHARE_BYTES: Final = SECRET_BYTES + 1
 NO_RECOVERY_DATA: Final = b"null"
 
 _OAEP = padding.OAEP(padding.MGF1(hashes.SHA256()), hashes.SHA256(), None)
-_PEM = re.compile(r"-----BEGIN ([A-Z0-9 ]{1,64})-----([A-Za-z0-9+/=\s]*)-----END \1-----")
 _MAP = optional(mapping(boolean))
 
 
@@ -40,21 +36,6 @@ class RecoveryMaterial:
     """By the name of the recovery key: its share, encrypted for it. Empty if there are no recovery keys."""
     recovery_data: bytes
     """R, which lies in the clear beside the state."""
-
-
-def parse_recovery_key(text: str) -> rsa.RSAPublicKey:
-    """The RSA key in the first PEM block of ``text`` (SubjectPublicKeyInfo); ``Malformed`` for anything else."""
-    match = _PEM.search(text)
-    if match is None:
-        raise Malformed("expected a PEM block with an RSA public key")
-    try:
-        info = binascii.a2b_base64("".join(match[2].split()), strict_mode=True)
-    except binascii.Error as error:
-        raise Malformed("the PEM block is not base64") from error
-    key = load_public_key(info)
-    if not isinstance(key, rsa.RSAPublicKey):
-        raise Malformed("a recovery key is an RSA key")
-    return key
 
 
 def make_recovery(keys: Mapping[str, rsa.RSAPublicKey], threshold: int, entropy: Entropy) -> RecoveryMaterial:
@@ -126,7 +107,8 @@ def verify_recovery_signatures(
         signer = signer_of(secret, signature, unused)
         if signer is None:
             raise Untrusted(
-                "a signature is by none of the recovery keys, or by one that was already used",
+                f"the signature of the secret {share_id(secret)[:16]} is by none of the recovery keys, or by one that "
+                "was already used",
                 step="recovery-signature",
                 reason="bad-signature",
             )

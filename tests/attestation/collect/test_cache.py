@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import stat
+import weakref
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -15,6 +18,7 @@ import pytest
 from tests.forge.evidence import AT, FMSPC, ISSUED, OTHER_FMSPC, forge, hierarchy, td_report, trust_root
 
 from marblerun.attestation.collect import CachedSource, CacheLimits, DirectorySource, DiskShelf
+from marblerun.attestation.collect.disk import MAX_FILES
 from marblerun.attestation.dcap.collateral import collateral_to_json, verify_collateral
 from marblerun.attestation.model import Collateral, CollateralKey, Tee
 from marblerun.attestation.simulated import SimulatedPlatform
@@ -137,7 +141,7 @@ def test_old_collateral_is_served_at_once_and_renewed_behind_the_scenes() -> Non
         clock.now += timedelta(hours=25)
         source.answer = new = forge(issued=ISSUED + timedelta(days=1)).collateral
         source.gate = asyncio.Event()
-        assert await asyncio.wait_for(cache.fetch(KEY), 1) == old
+        assert await asyncio.wait_for(cache.fetch(KEY), 60) == old
         source.gate.set()
         await settle()
         assert await cache.fetch(KEY) == new
@@ -174,6 +178,54 @@ def test_entries_are_renewed_before_they_expire_without_anybody_asking() -> None
         assert len(source.asked) == 2
 
     run(scenario)
+
+
+def test_a_service_that_has_nothing_newer_is_not_asked_for_every_piece_of_evidence() -> None:
+    async def scenario(source: Fake, cache: CachedSource, clock: Clock) -> None:
+        clock.now = EXPIRES - timedelta(days=1)
+        for _ in range(20):
+            assert await cache.fetch(KEY) == source.answer
+            await settle()
+        assert len(source.asked) == 1
+        clock.now += timedelta(hours=1)
+        for _ in range(3):
+            assert await cache.fetch(KEY) == source.answer
+            await settle()
+        assert len(source.asked) == 2
+        clock.now = EXPIRES - timedelta(seconds=1)
+        for _ in range(20):
+            assert await cache.fetch(KEY) == source.answer
+            await settle()
+        assert len(source.asked) == 3
+
+    run(scenario)
+
+
+def test_a_failure_keeps_nothing_alive_of_what_was_sent(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL, "marblerun.collateral")  # what pytest records of the log is kept, too
+
+    class Sent:
+        """Stands for megabytes."""
+
+    sent: list[weakref.ref[Sent]] = []
+
+    class Lying(Fake):
+        async def fetch(self, key: CollateralKey) -> Collateral:
+            body = Sent()
+            sent.append(weakref.ref(body))
+            raise Malformed("not what it should be")
+
+    async def scenario() -> None:
+        cache = CachedSource(Lying(), Clock(), limits=LIMITS)
+        with suppress(Malformed):
+            await cache.fetch(KEY)
+        await settle()
+        gc.collect()
+        assert [one() for one in sent] == [None]
+        with pytest.raises(Unavailable, match="not what it should be"):
+            await cache.fetch(KEY)
+
+    asyncio.run(scenario())
 
 
 def test_keep_fresh_goes_on_until_it_is_cancelled() -> None:
@@ -225,6 +277,27 @@ def test_a_service_that_lies_cannot_displace_good_collateral(bad: Callable[[], C
 
     run(scenario, check=lambda collateral: verify_collateral(collateral, roots))
     run(from_the_start, check=lambda collateral: verify_collateral(collateral, roots))
+
+
+def test_what_the_vendor_said_earlier_cannot_displace_what_came_later_while_that_is_valid() -> None:
+    async def scenario(source: Fake, cache: CachedSource, clock: Clock) -> None:
+        newer = source.answer = forge(issued=ISSUED + timedelta(days=1)).collateral
+        assert isinstance(newer, Collateral)
+        clock.now += timedelta(days=2)
+        assert await cache.fetch(KEY) == newer
+        older = forge(issued=ISSUED).collateral
+        for replayed in (older, replace(newer, tcb_info=older.tcb_info), replace(newer, root_ca_crl=older.root_ca_crl)):
+            clock.now += timedelta(hours=25)
+            source.answer = replayed
+            await cache.refresh()
+            assert await cache.fetch(KEY) == newer
+        assert cache.statistics.failures == 3
+        source.answer = newest = forge(issued=ISSUED + timedelta(days=2)).collateral
+        clock.now += timedelta(hours=25)
+        await cache.refresh()
+        assert await cache.fetch(KEY) == newest
+
+    run(scenario)
 
 
 def test_the_cache_is_bounded_and_drops_what_was_used_least_lately() -> None:
@@ -290,6 +363,9 @@ def test_a_restart_needs_no_service(tmp_path: Path) -> None:
             collateral_to_json(await cache.fetch(KEY))
             == (tmp_path / "c" / "sgx-0051ab000000-platform.json").read_text()
         )
+        async with asyncio.timeout(60):
+            while not source.asked:  # what lies on the disk is read in a thread
+                await asyncio.sleep(0.001)
         await settle()
         assert len(source.asked) == 1  # it is due to be renewed, since nobody knows how old it is
 
@@ -340,6 +416,19 @@ def test_a_disk_that_cannot_be_written_does_not_stop_anything(tmp_path: Path) ->
         assert await cache.fetch(KEY) == source.answer
 
     run(scenario, shelf=DiskShelf(tmp_path / "file" / "cache"))
+
+
+def test_files_of_others_in_the_directory_are_left_alone_and_do_not_hide_ours(tmp_path: Path) -> None:
+    for number in range(MAX_FILES + 1):
+        (tmp_path / f"{number:03}.json").write_text("somebody's")
+
+    async def scenario(source: Fake, cache: CachedSource, clock: Clock) -> None:
+        await cache.fetch(KEY)
+
+    shelf = DiskShelf(tmp_path)
+    run(scenario, shelf=shelf)
+    assert shelf.keys() == (KEY,)
+    assert len(list(tmp_path.iterdir())) == MAX_FILES + 2
 
 
 # --- directory ---

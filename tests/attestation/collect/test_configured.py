@@ -105,7 +105,7 @@ def recorded(platform: SimulatedPlatform, tmp_path: Path) -> Path:
 
 def fetch(platform: SimulatedPlatform, **settings: object) -> Collateral:
     async def main() -> Collateral:
-        source = collateral_source(roots=[platform.trust_root()], timeout_seconds=2.0, **settings)  # type: ignore[arg-type]
+        source = collateral_source(roots=[platform.trust_root()], timeout_seconds=30.0, **settings)  # type: ignore[arg-type]
         try:
             return await source.fetch(CollateralKey(Tee.SGX, platform.fmspc, platform.platform.ca))
         finally:
@@ -206,7 +206,7 @@ def test_upkeep_renews_before_expiry_until_it_is_closed() -> None:
         upkeep = Upkeep(cache, every=0.001)
         await cache.fetch(KEY)
         now[0] = AT.replace(day=AT.day + 2)  # past its age, still valid
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while fake.asked < 2:
                 await asyncio.sleep(0.001)
         await upkeep.aclose()
@@ -226,7 +226,7 @@ def test_upkeep_begins_with_what_earlier_starts_left_and_renews_it(tmp_path: Pat
         fake = Fake(GOOD)
         cache = CachedSource(fake, lambda: AT, shelf=shelf)
         upkeep = Upkeep(cache, every=60)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not fake.asked:
                 await asyncio.sleep(0.001)
         await asyncio.sleep(0.01)
@@ -246,7 +246,7 @@ def test_what_is_known_at_the_start_is_fetched_before_anybody_asks_and_a_failure
         if failing:
             fake.answer = Unavailable("not yet")
         upkeep.prefetch(KEY)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not fake.asked:
                 await asyncio.sleep(0.001)
         await asyncio.sleep(0.01)

@@ -150,6 +150,12 @@ def cached(
     )
 
 
+async def settled() -> None:
+    """Everything that was begun in the background is over."""
+    while others := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.wait(others)
+
+
 def test_a_certificate_is_asked_for_once_however_many_wait_and_again_after_a_day() -> None:
     source, now = Fake(wait=0.01), [AT]
     cache = cached(source, lambda: now[0])
@@ -157,10 +163,31 @@ def test_a_certificate_is_asked_for_once_however_many_wait_and_again_after_a_day
     async def run() -> list[str]:
         found = [one.pck_certificate_chain for one in await asyncio.gather(*(cache.fetch(KEY) for _ in range(10)))]
         now[0] += timedelta(hours=25)
-        return [*found, (await cache.fetch(KEY)).pck_certificate_chain]
+        found.append((await cache.fetch(KEY)).pck_certificate_chain)
+        await settled()
+        found.append((await cache.fetch(KEY)).pck_certificate_chain)
+        await settled()
+        return found
 
-    assert asyncio.run(run()) == [OF.pck_chain] * 11
+    assert asyncio.run(run()) == [OF.pck_chain] * 12
     assert len(source.asked) == 2
+
+
+def test_an_old_certificate_goes_on_being_used_while_the_service_is_down() -> None:
+    source, now = Fake(), [AT]
+    cache = cached(source, lambda: now[0])
+
+    async def run() -> list[str]:
+        found = [(await cache.fetch(KEY)).pck_certificate_chain]
+        source.chain = Unavailable("down")
+        now[0] += timedelta(hours=25)
+        for _ in range(3):
+            found.append((await cache.fetch(KEY)).pck_certificate_chain)
+            await settled()
+        return found
+
+    assert asyncio.run(run()) == [OF.pck_chain] * 4
+    assert (len(source.asked), cache.statistics.pck_failures) == (2, 1)  # a failure is not repeated at once
 
 
 @pytest.mark.parametrize("chain", [hierarchy(name="impostor").pck_chain, "nonsense", OF.pck.pem])
@@ -196,7 +223,7 @@ def test_a_flood_of_made_up_platforms_is_bounded_and_leaves_others_alone() -> No
     async def run() -> tuple[list[Collateral | BaseException], Collateral]:
         flood = asyncio.gather(*(cache.fetch(key) for key in made_up), return_exceptions=True)
         await asyncio.sleep(0)
-        mine = await asyncio.wait_for(cache.fetch(FAMILY), 1)
+        mine = await asyncio.wait_for(cache.fetch(FAMILY), 60)
         results = await flood
         await cache.aclose()
         return results, mine

@@ -113,11 +113,11 @@ def test_over_a_socket_every_answer_has_a_request_id_and_unknown_methods_are_ref
     publisher: PlatformPublisher,
 ) -> None:
     with CollateralServer(publisher) as server:
-        with urllib.request.urlopen(f"{server.url}/sgx/certification/v4/rootcacrl", timeout=5) as response:
+        with urllib.request.urlopen(f"{server.url}/sgx/certification/v4/rootcacrl", timeout=60) as response:
             assert (response.status, len(response.headers["Request-ID"])) == (200, 32)
         request = urllib.request.Request(f"{server.url}/sgx/certification/v4/tcb", data=b"x", method="PUT")
         with pytest.raises(urllib.error.HTTPError) as refusal:
-            urllib.request.urlopen(request, timeout=5)
+            urllib.request.urlopen(request, timeout=60)
         assert refusal.value.code == 501
 
 

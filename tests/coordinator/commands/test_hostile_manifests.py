@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 
 import pytest
@@ -13,9 +12,9 @@ from tests.coordinator.running import World
 from marblerun.errors import Malformed
 from marblerun.wire import limits
 
-# What is promised is a second on an idle machine; tests share theirs.
-# Under coverage every line costs several times as much; this is here to find what takes minutes.
-SECONDS = 4.0 if sys.gettrace() is None else 30.0
+# What is promised is a second on an idle machine; tests share theirs, and count lines meanwhile.
+# This is here to find what takes minutes.
+SECONDS = 30.0
 MILLION = 1_000_000
 
 

@@ -138,6 +138,13 @@ def test_k2_a_missing_key_a_wrong_length_and_a_wrong_key_are_told_apart(platform
         own.unseal(own.seal(KEY, SealMode.PRODUCT_KEY, AAD), AAD + b"x")
 
 
+def test_a_key_of_another_kind_is_told_with_what_is_missing(platform: SimulatedPlatform) -> None:
+    with pytest.raises(Malformed, match="EDG_COORDINATOR_TPM has to name it"):
+        sealer(platform).unseal(b"TPM2SEAL and more", AAD)
+    with pytest.raises(Malformed, match="it is empty"):
+        sealer(platform).unseal(b"", AAD)
+
+
 def test_a_machine_without_sealing_keys_needs_recovery() -> None:
     absent = AbsentSealer()
     assert absent.seal(KEY, SealMode.PRODUCT_KEY, AAD) == b""

@@ -268,7 +268,7 @@ def run(tpm: SoftTpm, directory: Path, scenario: Callable[[Coordinator], Corouti
         coordinator = World(store=store, sealer=sealer(tpm)).coordinator()
         await coordinator.start()
         try:
-            return await asyncio.wait_for(scenario(coordinator), 20)
+            return await asyncio.wait_for(scenario(coordinator), 120)
         finally:
             await coordinator.stop()
 

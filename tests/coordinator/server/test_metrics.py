@@ -54,7 +54,7 @@ WITH_UUID = Settings(prometheus_address=":1", metrics_uuid=True)
 def get(address: Address | None, path: str, method: str = "GET") -> tuple[int, str, bytes]:
     """One plain request."""
     assert address is not None
-    connection = http.client.HTTPConnection(*address, timeout=10)
+    connection = http.client.HTTPConnection(*address, timeout=60)
     try:
         connection.request(method, path)
         answer = connection.getresponse()
@@ -404,7 +404,7 @@ def test_promtool_finds_nothing_but_the_references_own_names(up: Running) -> Non
     up.call(try_activation(up, "bare"))
     up.call(try_activation(up, "none"))
     page = get(up.ops, "/metrics")[2]
-    checked = subprocess.run([promtool, "check", "metrics"], input=page, capture_output=True, timeout=30, check=False)
+    checked = subprocess.run([promtool, "check", "metrics"], input=page, capture_output=True, timeout=60, check=False)
     lines = (checked.stdout + checked.stderr).decode().split("\n")
     assert {line for line in lines if line} == REFERENCE_NAMES
 
@@ -460,12 +460,12 @@ def test_the_uuid_label_is_a_setting_of_its_own() -> None:
 
 def test_too_many_connections_are_closed_and_the_others_live(up: Running) -> None:
     assert up.ops is not None
-    opened = [socket.create_connection(up.ops, timeout=5) for _ in range(MAX_CONNECTIONS)]
+    opened = [socket.create_connection(up.ops, timeout=60) for _ in range(MAX_CONNECTIONS)]
     try:
         for connection in opened:
             connection.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
             assert connection.recv(12) == b"HTTP/1.1 200"
-        with socket.create_connection(up.ops, timeout=5) as one_more:
+        with socket.create_connection(up.ops, timeout=60) as one_more:
             assert read_all(one_more) == b""
     finally:
         for connection in opened:
@@ -475,7 +475,7 @@ def test_too_many_connections_are_closed_and_the_others_live(up: Running) -> Non
 
 def test_large_requests_to_the_listener_are_refused(up: Running) -> None:
     assert up.ops is not None
-    connection = http.client.HTTPConnection(*up.ops, timeout=5)
+    connection = http.client.HTTPConnection(*up.ops, timeout=60)
     connection.request("POST", "/metrics", b"x" * 5000)
     assert connection.getresponse().status == 413
 

@@ -111,7 +111,7 @@ def test_a_live_coordinator_answers_as_the_document_says(up: Running, tmp_path: 
             tried += 1
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # urllib3 about certificates
-                response = case.call(base_url=base, verify=False, timeout=10, **shown)
+                response = case.call(base_url=base, verify=False, timeout=60, **shown)
             case.validate_response(response, checks=checks)
 
         try_case()

@@ -27,7 +27,7 @@ def test_collateral_for_the_coordinators_own_machine_is_there_before_anybody_ask
         await coordinator.start()
         try:
             await prefetch_own_platform(coordinator, ports.registry, upkeep)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 while not source.statistics.fetches:
                     await asyncio.sleep(0.001)
             key = ports.registry.collateral_key(platform.quote(b""))

@@ -117,7 +117,7 @@ class Connection:
                 file.write(by.pem + by.key_pem)
                 file.flush()
                 context.load_cert_chain(file.name)
-        self._connection = http.client.HTTPSConnection(*up.client, context=context, timeout=20)
+        self._connection = http.client.HTTPSConnection(*up.client, context=context, timeout=60)
 
     def ask(
         self, method: str, path: str, body: bytes | None = None, content_type: str | None = None

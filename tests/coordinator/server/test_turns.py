@@ -28,7 +28,7 @@ from marblerun.errors import Busy
 
 
 def run(coroutine: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(coroutine, 20))
+    asyncio.run(asyncio.wait_for(coroutine, 120))
 
 
 @contextmanager
@@ -180,7 +180,7 @@ def test_never_more_threads_than_allowed_and_none_idle_while_somebody_waits() ->
     async def scene() -> None:
         with slow_work(threads=2) as slow:
             lock, running, most = threading.Lock(), [0], [0]
-            gate = threading.Barrier(2, timeout=10)
+            gate = threading.Barrier(2, timeout=60)
 
             def work() -> int:
                 with lock:
@@ -211,7 +211,7 @@ def test_slow_work_goes_round_the_sources_and_results_and_errors_come_back() -> 
                 return source
 
             CALLER.set(Caller("first"))
-            first = asyncio.create_task(slow(release.wait, 10))
+            first = asyncio.create_task(slow(release.wait, 60))
             await asyncio.sleep(0)
             asked = [asyncio.create_task(ask(source)) for source in ["crowd"] * 5 + ["good"]]
             await asyncio.sleep(0.01)
@@ -230,7 +230,7 @@ def test_slow_work_of_those_who_have_gone_is_never_begun_and_a_thread_at_work_co
         with slow_work() as slow:
             begun: list[int] = []
             release = threading.Event()
-            first = asyncio.create_task(slow(release.wait, 10))
+            first = asyncio.create_task(slow(release.wait, 60))
             await asyncio.sleep(0)
             asked = [asyncio.create_task(slow(begun.append, number)) for number in range(5)]
             await asyncio.sleep(0.01)
@@ -250,16 +250,18 @@ def test_a_turn_that_was_given_in_the_moment_of_giving_up_goes_to_the_next() -> 
     async def scene() -> None:
         with slow_work() as slow:
             release = threading.Event()
-            first = asyncio.create_task(slow(release.wait, 10))
+            first = asyncio.create_task(slow(release.wait, 60))
             await asyncio.sleep(0)
             second, third = (asyncio.create_task(slow(int, "7")) for _ in range(2))
             await asyncio.sleep(0.01)
             release.set()
-            time.sleep(0.05)  # the thread is done, and the loop has not been told
+            loop: Any = asyncio.get_running_loop()
+            while not loop._ready:
+                time.sleep(0.001)  # until the thread is done and has told the loop, which does not run meanwhile
             await asyncio.sleep(0)
             assert slow.queue.waiting == 1  # the second has its turn and does not know it yet
             second.cancel()
-            assert await asyncio.wait_for(third, 5) == 7
+            assert await asyncio.wait_for(third, 60) == 7
             assert await first
             await settle(lambda: slow.running == 0)
 
@@ -270,7 +272,7 @@ def test_slow_work_that_would_not_be_done_in_time_is_refused_at_once() -> None:
     async def scene() -> None:
         with slow_work(patience=1.0) as slow:
             release = threading.Event()
-            tasks = [asyncio.create_task(slow(release.wait, 10))]
+            tasks = [asyncio.create_task(slow(release.wait, 60))]
             await asyncio.sleep(0)
             tasks += [asyncio.create_task(slow(bool)) for _ in range(6)]
             await asyncio.sleep(0.01)

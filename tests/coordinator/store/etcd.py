@@ -13,16 +13,11 @@ from pathlib import Path
 
 import pytest
 
-START_SECONDS = 30.0
+from marblerun.cli.demo.world import free_port
+
+START_SECONDS = 60.0
 BINARY = shutil.which("etcd")
 needs_etcd = pytest.mark.skipif(BINARY is None, reason="SKIPPED: there is no etcd here (Debian: etcd-server)")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclass
@@ -32,8 +27,8 @@ class Etcd:
     folder: Path
     scheme: str = "http"
     options: Sequence[str] = ()
-    port: int = field(default_factory=_free_port)
-    peer_port: int = field(default_factory=_free_port)
+    port: int = field(default_factory=free_port)
+    peer_port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
 
     @property

@@ -227,7 +227,23 @@ def place(server: Etcd, key: str) -> EtcdPlace:
 
 
 def anchor_of(server: Etcd, key: str, tls: TlsFiles | None = None) -> Any:
-    return open_anchor(place(server, key), tls or TlsFiles())
+    return closed_in_the_end(open_anchor(place(server, key), tls or TlsFiles()))
+
+
+_OPEN: list[Any] = []
+
+
+def closed_in_the_end(anchor: Any) -> Any:
+    """The anchor, whose connections are not left to the garbage collector."""
+    _OPEN.append(anchor)
+    return anchor
+
+
+@pytest.fixture(autouse=True)
+def _closing() -> Iterator[None]:
+    yield
+    while _OPEN:
+        _OPEN.pop()._http.close()
 
 
 def put(server: Etcd, key: str, value: bytes) -> None:
@@ -349,11 +365,13 @@ def test_a_coordinator_goes_on_when_etcd_does(tmp_path: Path) -> None:
 def test_an_etcd_that_does_not_answer_costs_a_bounded_time_and_the_next_member_is_asked(
     tmp_path: Path, server: Etcd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("marblerun.coordinator.store.anchors.etcd.ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(
+        "marblerun.coordinator.store.anchors.etcd.ANSWER_SECONDS", 2.0
+    )  # the other one writes to a disk
     with etcd(tmp_path / "etcd") as hanging:
         anchor_of(server, "next").advance(ONE)
         alone = anchor_of(hanging, "next")
-        both = open_anchor(EtcdPlace((hanging.url, server.url), "next"), TlsFiles())
+        both = closed_in_the_end(open_anchor(EtcdPlace((hanging.url, server.url), "next"), TlsFiles()))
         assert hanging.process is not None
         hanging.process.send_signal(signal.SIGSTOP)
         with pytest.raises(Unavailable, match="cannot be reached"):

@@ -46,7 +46,7 @@ def on(directory: Path, scenario: Callable[[Coordinator], Coroutine[Any, Any, T]
         coordinator = World(store=store).coordinator()
         await coordinator.start()
         try:
-            return await asyncio.wait_for(scenario(coordinator), 30)
+            return await asyncio.wait_for(scenario(coordinator), 120)
         finally:
             await coordinator.stop()
 
@@ -261,7 +261,8 @@ def test_a_process_that_is_killed_over_and_over_has_forgotten_no_answered_activa
         killer = threading.Timer(dice.uniform(0.02, 0.25), process.send_signal, (signal.SIGKILL,))
         killer.start()
         told = [int(line) for line in process.stdout if line.endswith("\n")]
-        assert process.wait(10) == -signal.SIGKILL
+        assert process.wait(60) == -signal.SIGKILL
+        process.stdout.close()
         last = told[-1] if told else first
         assert told == list(range(first + 1, first + 1 + len(told)))
     assert last > 0

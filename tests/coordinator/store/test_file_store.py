@@ -349,6 +349,18 @@ def test_a_directory_that_cannot_be_made_is_misconfigured_and_says_which_variabl
         FileStore(tmp_path / "file" / "state")
 
 
+@pytest.mark.parametrize(("name", "kind"), [("sealed_data", "a directory"), ("sealed_key", "a symbolic link")])
+def test_what_is_no_file_is_named_with_what_to_do(state_directory: Path, name: str, kind: str) -> None:
+    saved(state_directory, 1)
+    (state_directory / name).rename(state_directory / "elsewhere")
+    if kind == "a directory":
+        (state_directory / name).mkdir()
+    else:
+        (state_directory / name).symlink_to("elsewhere")
+    with pytest.raises(Unavailable, match=f"{name} is {kind}.*move it away"):
+        loaded(state_directory)
+
+
 @pytest.mark.parametrize("name", ["sealed_data", "sealed_key", "sealed_data.tmp", "sealed_key.tmp"])
 def test_symbolic_links_are_not_followed(state_directory: Path, tmp_path: Path, name: str) -> None:
     outside = tmp_path / "outside"
@@ -378,3 +390,36 @@ def test_sealed_values_are_not_changed_by_the_way_through_the_store(state_direct
     store = FileStore(state_directory)
     store.save(sealed.data, sealed.keys[0])
     assert replace(sealed) == store.load()
+
+
+@pytest.mark.parametrize(
+    "name", ["sealed_data.tmp", "sealed_key.tmp", "sealed_data.old.4", "sealed_key.old.4", "sealed_data.old.tmp"]
+)
+def test_a_directory_where_a_file_belongs_is_named_and_whoever_moves_it_away_goes_on(tmp_path: Path, name: str) -> None:
+    directory = tmp_path / "state"
+    store = FileStore(directory)
+    for number in range(1, 7):
+        store.save(state(number), key_of(state(number)))
+    if (directory / name).exists():
+        (directory / name).unlink()
+    (directory / name / "inside").mkdir(parents=True)
+    with pytest.raises(Unavailable, match=f"{name} is a directory where a file belongs: move it away"):
+        store.save(state(7), key_of(state(7)))
+    assert opens(store.load()) in (state(6), state(7))
+    (directory / name).rename(tmp_path / "away")
+    store.save(state(8), key_of(state(8)))
+    assert opens(store.load()) == state(8)
+    store.close()
+
+
+def test_saves_that_fail_again_and_again_do_not_fill_the_directory(tmp_path: Path) -> None:
+    directory = tmp_path / "state"
+    saved(directory, 1)
+    (directory / "sealed_data.old.tmp").mkdir()
+    store = FileStore(directory)
+    for number in range(2, 12):
+        with pytest.raises(Unavailable):
+            store.save(state(number), key_of(state(number)))
+    assert len([path for path in directory.iterdir() if len(path.name) > 30]) == 1
+    assert opens(store.load()) == state(1)
+    store.close()

@@ -43,7 +43,7 @@ def run(world: World, scenario: Callable[[Coordinator], Coroutine[Any, Any, T]])
         coordinator = world.coordinator()
         await coordinator.start()
         try:
-            return await asyncio.wait_for(scenario(coordinator), 20)
+            return await asyncio.wait_for(scenario(coordinator), 120)
         finally:
             await coordinator.stop()
 

@@ -311,7 +311,7 @@ def run(anchor: Anchor | None, store: MemoryStore, scenario: Callable[[Coordinat
         coordinator = Anchored(store=store, anchor=anchor).coordinator()
         await coordinator.start()
         try:
-            return await asyncio.wait_for(scenario(coordinator), 20)
+            return await asyncio.wait_for(scenario(coordinator), 120)
         finally:
             await coordinator.stop()
 

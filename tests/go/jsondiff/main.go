@@ -289,6 +289,12 @@ func answer(mode string, raw []byte) (any, error) {
 			return nil, errors.New("no block")
 		}
 		return []string{block.Type, hex.EncodeToString(block.Bytes)}, nil
+	case "certificate":
+		certificate, err := x509.ParseCertificate(raw)
+		if err != nil {
+			return nil, err
+		}
+		return hex.EncodeToString(certificate.Raw), nil
 	case "time":
 		var t time.Time
 		err := json.Unmarshal(raw, &t)

@@ -8,7 +8,8 @@ What is served
        remembered for a moment, so that evidence of made-up platforms does not become a flood at the service.
 
 What is kept is for the platform asked for, valid now, and has passed the ``check``: a service that lies, or has fallen
-behind, cannot displace collateral that is good, and is not asked again for every piece of evidence.
+behind, cannot displace collateral that is good, and is not asked again for every piece of evidence. Nor can one that
+repeats what the vendor said earlier, as long as what came later is valid: a judgement or revocation once known stays.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
-from marblerun.attestation.collect.contents import read_contents
+from marblerun.attestation.collect.contents import read_contents, read_details
 from marblerun.attestation.collect.pck import PckCache, family_key
 from marblerun.attestation.collect.source import Closable, CollateralSource, describe_key
 from marblerun.attestation.model import Collateral, CollateralKey
 from marblerun.errors import Malformed, MarbleRunError, Unavailable
 
-_log = logging.getLogger("marblerun.collateral")
+_log = logging.getLogger("marblerun.collateral.cache")
 
 _MAX_FAILURES: Final = 1024
 
@@ -42,6 +43,9 @@ class CacheLimits:
     """An entry is renewed at this age even if it would be valid for longer."""
     margin: timedelta = timedelta(days=2)
     """An entry is renewed this long before it expires."""
+    min_age: timedelta = timedelta(hours=1)
+    """But not before this age, or half of what it was still valid for: a service that has nothing newer is not asked
+    again for every piece of evidence."""
     pause: timedelta = timedelta(seconds=30)
     """After a failure nothing is asked for the same platform for this long."""
     max_waiting: int = 256
@@ -119,6 +123,17 @@ def require_usable(
     return contents.expires
 
 
+def require_not_older(key: CollateralKey, collateral: Collateral, kept: Collateral) -> None:
+    """Raise Unavailable if any part of ``collateral`` was issued before the same part of ``kept``."""
+    new, old = read_details(collateral).parts, read_details(kept).parts
+    older = [name for name, part in new.items() if part.issued < old[name].issued]
+    if older:
+        raise Unavailable(
+            f"the collateral for {describe_key(key)} is older than what is known: {', '.join(older)} of "
+            f"{new[older[0]].issued:%Y-%m-%dT%H:%MZ}, known is {old[older[0]].issued:%Y-%m-%dT%H:%MZ}"
+        )
+
+
 class CachedSource:
     """A cache in front of a source. For one event loop; close it with :meth:`aclose`."""
 
@@ -144,7 +159,8 @@ class CachedSource:
         self._check = check
         self._shelf = shelf
         self._entries: OrderedDict[CollateralKey, _Entry] = OrderedDict()
-        self._failures: OrderedDict[CollateralKey, tuple[datetime, MarbleRunError]] = OrderedDict()
+        # Words, not exceptions: those would keep alive what the service sent.
+        self._failures: OrderedDict[CollateralKey, tuple[datetime, str]] = OrderedDict()
         self._fetching: dict[CollateralKey, asyncio.Task[Collateral]] = {}
         self._slots = asyncio.Semaphore(self._limits.max_fetches)
         self.statistics = CacheStatistics()
@@ -265,16 +281,24 @@ class CachedSource:
                 collateral = await self._source.fetch(key)
             now = self._clock()
             expires = self._accept(key, collateral, now)
+            known = self._entries.get(key)
+            if known is not None and now < known.expires:
+                require_not_older(key, collateral, known.collateral)
         except MarbleRunError as error:
             self.statistics.failures += 1
             _log.warning("no new collateral for %s: %s", describe_key(key), error)
-            self._remember_failure(key, error)
+            self._remember_failure(key, str(error))
             raise
         self._failures.pop(key, None)
-        self._keep(key, collateral, min(now + self._limits.max_age, expires - self._limits.margin), expires)
+        self._keep(key, collateral, self._refresh_time(now, expires), expires)
         if self._shelf is not None:
             await asyncio.to_thread(self._shelf.save, key, collateral)
         return collateral
+
+    def _refresh_time(self, now: datetime, expires: datetime) -> datetime:
+        limits = self._limits
+        earliest = now + min(limits.min_age, (expires - now) / 2)
+        return min(now + limits.max_age, max(expires - limits.margin, earliest))
 
     def _from_shelf(self, shelf: Shelf, key: CollateralKey, now: datetime) -> _Entry | None:
         kept = shelf.load(key)
@@ -310,14 +334,14 @@ class CachedSource:
         failed = self._failures.get(key)
         if failed is None:
             return
-        until, error = failed
+        until, words = failed
         if now < until:
             self.statistics.refused += 1
-            raise Unavailable(f"{error} (not asked again before {until:%H:%M:%S} UTC)")
+            raise Unavailable(f"{words} (not asked again before {until:%H:%M:%S} UTC)")
         del self._failures[key]
 
-    def _remember_failure(self, key: CollateralKey, error: MarbleRunError) -> None:
-        self._failures[key] = (self._clock() + self._limits.pause, error)
+    def _remember_failure(self, key: CollateralKey, words: str) -> None:
+        self._failures[key] = (self._clock() + self._limits.pause, words)
         self._failures.move_to_end(key)
         while len(self._failures) > _MAX_FAILURES:
             self._failures.popitem(last=False)

@@ -118,9 +118,11 @@ def load_recordings(directory: Path) -> tuple[Recording, ...]:
 
     Raises:
         Malformed: one of them is not collateral; the path is named.
-        Unavailable: the directory cannot be read.
+        Unavailable: there is no such directory, or it cannot be read.
     """
     try:
+        if not directory.is_dir():
+            raise Unavailable(f"there is no directory {directory} to take collateral from")
         paths = sorted(directory.glob("*.json"))[:MAX_RECORDINGS]
         return tuple(load_recording(path) for path in paths)
     except OSError as error:

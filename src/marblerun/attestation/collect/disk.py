@@ -54,18 +54,21 @@ class DiskShelf:
     def keys(self) -> tuple[CollateralKey, ...]:
         """The platforms that there are files for, by their names."""
         try:
-            found = [_KEPT.fullmatch(path.name) for path in sorted(self._directory.glob("*.json"))[:MAX_FILES]]
+            found = [_KEPT.fullmatch(path.name) for path in sorted(self._directory.glob("*.json"))]
         except OSError as error:
             _log.warning("cannot read collateral in %s: %s", self._directory, error.strerror)
             return ()
-        return tuple(CollateralKey(Tee(one[1]), bytes.fromhex(one[2]), one[3]) for one in found if one is not None)
+        ours = [one for one in found if one is not None][:MAX_FILES]
+        return tuple(CollateralKey(Tee(one[1]), bytes.fromhex(one[2]), one[3]) for one in ours)
 
     def _path(self, key: CollateralKey) -> Path:
         ca = "processor" if key.ca == "processor" else "platform"
         return self._directory / f"{key.tee.value}-{key.fmspc.hex()}-{ca}.json"
 
     def _drop_oldest(self) -> None:
-        kept = sorted(self._directory.glob("*.json"), key=lambda path: path.stat().st_mtime)
+        # Only files of our own: what else is in the directory is somebody's.
+        ours = (path for path in self._directory.glob("*.json") if _KEPT.fullmatch(path.name))
+        kept = sorted(ours, key=lambda path: path.stat().st_mtime)
         for path in kept[: max(0, len(kept) - MAX_FILES + 1)]:
             path.unlink(missing_ok=True)
 

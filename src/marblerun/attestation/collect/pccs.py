@@ -103,7 +103,10 @@ class PccsSource:
                 raise result
         failures = [(what, r) for what, r in zip(_WHAT, results, strict=True) if isinstance(r, MarbleRunError)]
         if failures:
-            text = "; ".join(f"{what}: {failure}" for what, failure in failures)
+            parts: dict[str, list[str]] = {}
+            for what, failure in failures:
+                parts.setdefault(str(failure), []).append(what)
+            text = "; ".join(f"{', '.join(whats)}: {failure}" for failure, whats in parts.items())
             kind = Malformed if any(isinstance(f, Malformed) for _, f in failures) else Unavailable
             raise kind(f"collateral service {self._settings.base}: {text}")
         return [result for result in results if isinstance(result, Reply)]

@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Protocol, runtime_checkable
@@ -94,23 +95,35 @@ class PckCache:
         self._counters = counters
 
     async def fetch(self, query: PckQuery) -> str:
-        """The chain for ``query``. Raises Unavailable, Malformed or Untrusted; failures are remembered for a moment."""
+        """The chain for ``query``. Raises Unavailable, Malformed or Untrusted; failures are remembered for a moment.
+
+        An old chain is asked for again in the background and goes on being used, as long as nobody has another: whether
+        it is still valid is for the verifier.
+        """
         now = self._clock()
         kept = self._kept.get(query)
-        if kept is not None and now < kept.until:
-            self._kept.move_to_end(query)
-            return kept.chain
+        if kept is None:
+            return await asyncio.shield(self._join(query, now))
+        self._kept.move_to_end(query)
+        if now >= kept.until:
+            with suppress(Unavailable):
+                self._join(query, now)
+        return kept.chain
+
+    def _join(self, query: PckQuery, now: datetime) -> asyncio.Task[str]:
+        """The one request under way for ``query``; Unavailable if there is none and none may begin now."""
+        task = self._fetching.get(query)
+        if task is not None:
+            return task
         failed = self._failed.get(query)
         if failed is not None and now < failed.until:
             raise Unavailable(f"{failed.chain} (not asked again before {failed.until:%H:%M:%S} UTC)")
-        task = self._fetching.get(query)
-        if task is None:
-            if len(self._fetching) >= MAX_WAITING:
-                raise Unavailable("PCK certificates of too many platforms are being fetched; try again soon")
-            task = asyncio.create_task(self._ask(query), name="PCK certificate")
-            self._fetching[query] = task
-            task.add_done_callback(lambda done: self._finished(query, done))
-        return await asyncio.shield(task)
+        if len(self._fetching) >= MAX_WAITING:
+            raise Unavailable("PCK certificates of too many platforms are being fetched; try again soon")
+        task = asyncio.create_task(self._ask(query), name="PCK certificate")
+        self._fetching[query] = task
+        task.add_done_callback(lambda done: self._finished(query, done))
+        return task
 
     async def aclose(self) -> None:
         """Stop what is being fetched."""

@@ -116,7 +116,8 @@ def parse_quote(data: bytes) -> Quote:
     """
     quote, trailing = parse_quote_prefix(data)
     if trailing:
-        raise Malformed(f"{len(trailing)} bytes follow after the quote", where="quote")
+        end = len(data) - len(trailing)
+        raise Malformed(f"{len(trailing)} bytes follow after the quote{_rest(trailing, end)}", where="quote")
     return quote
 
 
@@ -234,8 +235,18 @@ def strip_oe_header(data: bytes) -> bytes:
     if kind != _OE_REMOTE:
         raise Malformed(f"report type {kind}", where="Open Enclave header")
     if size != len(data) - OE_HEADER_BYTES:
-        raise Malformed(f"{size} bytes announced, {len(data) - OE_HEADER_BYTES} follow", where="Open Enclave header")
+        rest = _rest(data[OE_HEADER_BYTES + size :], OE_HEADER_BYTES + size)
+        raise Malformed(
+            f"{size} bytes announced, {len(data) - OE_HEADER_BYTES} follow{rest}", where="Open Enclave header"
+        )
     return _within_limit(data[OE_HEADER_BYTES:])
+
+
+def _rest(trailing: bytes, end: int) -> str:
+    """What to say of bytes behind a quote: senders leave the rest of their buffer there (formats, section 1.1)."""
+    if not trailing or any(trailing):
+        return ""
+    return f", all of them zero: the rest of the sender's buffer, to be cut off at byte {end}"
 
 
 def _within_limit(raw: bytes) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import socket
@@ -20,12 +21,39 @@ STOP_SECONDS: Final = 5.0
 COMMAND_SECONDS: Final = 60.0
 
 
+_PORT_RANGE: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_LOWEST_PORT, _HIGHEST_PORT = 10_000, 65_535
+_USUAL_RANGE: Final = (32_768, 60_999)
+
+
+def _lasting_ports() -> list[int]:
+    """Ports that the system gives to no outgoing connection; all where it leaves too few."""
+    low, high = _USUAL_RANGE
+    with contextlib.suppress(OSError, ValueError):
+        low, high = map(int, _PORT_RANGE.read_text().split())
+    every = range(_LOWEST_PORT, _HIGHEST_PORT + 1)
+    lasting = [port for port in every if not low <= port <= high]
+    return lasting if len(lasting) >= 1_000 else list(every)
+
+
+_PORTS: Final = _lasting_ports()
+_NEXT: Final = itertools.count(os.getpid() * 97)  # programs that run at the same time begin at different places
+
+
 def free_port() -> int:
-    """A TCP port of the loopback interface that nobody uses right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port of the loopback interface that nobody uses, and that stays free until it is used or asked for again.
+
+    Not one that the system chose and that was closed again: it takes the ports of outgoing connections from the same
+    range, so a server that is started there later, or once more, may find its place taken. A client that keeps trying
+    a closed port of that range is sometimes even connected to itself. Raises Unavailable if no port is free.
+    """
+    for _ in _PORTS:
+        port = _PORTS[next(_NEXT) % len(_PORTS)]
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise Unavailable("no port of the loopback interface is free")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +148,7 @@ class World:
             stdin=subprocess.DEVNULL,
         )
 
-    def wait_for_port(self, port: int, running: Running, seconds: float = 20.0) -> None:
+    def wait_for_port(self, port: int, running: Running, seconds: float = 60.0) -> None:
         """Wait until a process listens; raises Unavailable with the end of its log if it dies or does not."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:

@@ -35,7 +35,7 @@ from marblerun.manifest.templates import (
     compile_template,
 )
 from marblerun.pki.csr import parse_csr
-from marblerun.pki.encodings import certificate_pem, encoded_pair, private_key_pem
+from marblerun.pki.encodings import certificate_pem, private_key_pem
 from marblerun.pki.issue import issue_marble_certificate
 from marblerun.policy.admission import Admission, require_admitted
 from marblerun.policy.names import require_names
@@ -227,7 +227,7 @@ class _Instance:
         self.authority = authority
         self.budget = Budget()  # for all its templates together
         _check_names(marble, request)
-        self.private_key, self.public_key = encoded_pair(inputs.entropy.ec_key(ec.SECP384R1()))
+        self.private_key, self.public_key = inputs.entropy.ec_pair(ec.SECP384R1())
         """PKCS#8 and PKIX DER."""
         try:
             self.certificate = issue_marble_certificate(

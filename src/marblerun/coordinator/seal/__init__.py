@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 from marblerun.errors import Malformed
+
+EMPTY_KEY: Final = "it is empty: where the state was written last, there was no sealing key or it could not be used"
 
 
 class SealMode(StrEnum):

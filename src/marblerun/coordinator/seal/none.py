@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from marblerun.coordinator.seal import SealMode
+from marblerun.coordinator.seal import EMPTY_KEY, SealMode
 from marblerun.errors import Unavailable, Untrusted
 
 
@@ -19,6 +19,8 @@ class PlainSealer:
 
     def unseal(self, sealed: bytes, additional: bytes) -> bytes:
         """The key itself."""
+        if not sealed:
+            raise Untrusted(EMPTY_KEY, step="sealed-key")
         if len(sealed) not in (16, 32):
             raise Untrusted(f"the key file has {len(sealed)} bytes, not 16 or 32", step="sealed-key")
         return sealed

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from marblerun.attestation.simulated import EnclaveIdentity, SimulatedPlatform
-from marblerun.coordinator.seal import SealMode
+from marblerun.coordinator.seal import EMPTY_KEY, SealMode
+from marblerun.coordinator.seal.tpm_key import is_tpm_sealed
 from marblerun.errors import Malformed, Untrusted
 from marblerun.pki.issue import Entropy
 from marblerun.secrets.box import KEY_INFO_BYTES, NONCE_BYTES, open_key_enclave, seal_key_enclave
@@ -82,6 +83,10 @@ class EnclaveSealer:
 
     def unseal(self, sealed: bytes, additional: bytes) -> bytes:
         """The key; which mode it was sealed in tells its key information."""
+        if not sealed:
+            raise Malformed(EMPTY_KEY, where="sealed_key")
+        if is_tpm_sealed(sealed):
+            raise Malformed("it was sealed by a TPM 2.0; EDG_COORDINATOR_TPM has to name it", where="sealed_key")
         return open_key_enclave(_ModeKeys(self._keys, SealMode.PRODUCT_KEY, self._entropy), sealed, additional)
 
 

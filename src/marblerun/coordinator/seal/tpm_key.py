@@ -16,7 +16,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from marblerun.coordinator.seal import SealMode
+from marblerun.coordinator.seal import EMPTY_KEY, SealMode
 from marblerun.errors import Malformed, Misconfigured
 from marblerun.secrets.box import KEY_BYTES, LEGACY_KEY_BYTES, NONCE_BYTES, TAG_BYTES
 from marblerun.wire.reader import Reader
@@ -129,6 +129,8 @@ def is_tpm_sealed(sealed: bytes) -> bool:
 def parse_tpm_key(sealed: bytes) -> TpmSealedKey:
     """The parts of a key that a TPM sealed; Malformed for anything else, a byte too many included."""
     reader = Reader(sealed, _WHERE)
+    if not sealed:
+        raise Malformed(EMPTY_KEY, where=_WHERE)
     if not is_tpm_sealed(sealed):
         raise Malformed("it was not sealed by a TPM", where=_WHERE)
     reader.take(len(MAGIC), "magic")

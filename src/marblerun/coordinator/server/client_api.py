@@ -99,6 +99,8 @@ async def _answer(
 ) -> Response:
     path, query = request.target, ""
     if not routes.is_path(path):
+        if path == "*" and request.method == "OPTIONS":
+            return Response(200)  # about the server as a whole, which Go's answers by itself
         split = split_target(request.target)
         if split is None:
             return envelope.error(400, "malformed request target")

@@ -36,6 +36,7 @@ from marblerun.coordinator.state import Authority, Phase, State
 from marblerun.coordinator.store.anchors import open_anchor
 from marblerun.coordinator.store.file import FileStore
 from marblerun.errors import MarbleRunError, Misconfigured, Unavailable
+from marblerun.pki import ecdsa
 from marblerun.version import __version__
 from marblerun.wire.rpc import ACTIVATE_PATH
 
@@ -221,6 +222,7 @@ async def serve(
     metrics = metrics_from_settings(settings)
     overload = Overload(limits)
     upkeep = Upkeep(trust.collateral)
+    ecdsa.load()  # now, as it takes a moment
     try:
         coordinator = await _start(environment, settings, trust, store, metrics, overload)
         listeners = await listen(coordinator, settings, metrics=metrics, overload=overload)

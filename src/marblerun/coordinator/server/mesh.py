@@ -80,10 +80,11 @@ def mesh_service(activate: Activate, desk: Desk | None = None) -> Service:
 
 def _refuse_non_grpc(request: Request) -> Response | None:
     if request.method != "POST":
-        return Response(405, ((b"allow", b"POST"),))
+        refused = _status(GrpcStatus.INTERNAL, f"the method is {request.method[:20]}, gRPC uses POST")
+        return replace(refused, status=405, headers=(*refused.headers, (b"allow", b"POST")))
     content_type = request.header(b"content-type")
     if content_type != b"application/grpc" and not _GRPC.match(content_type):
-        return Response(415, ((b"content-type", b"text/plain; charset=utf-8"),), b"this port speaks gRPC\n")
+        return replace(_status(GrpcStatus.INVALID_ARGUMENT, "the content type is not that of gRPC"), status=415)
     encoding = request.header(b"grpc-encoding")
     if encoding not in (b"", b"identity"):
         return _status(GrpcStatus.UNIMPLEMENTED, "compressed messages are not accepted")

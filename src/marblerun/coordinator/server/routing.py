@@ -14,6 +14,7 @@ from marblerun.coordinator.server.exchange import Headers, Response
 H = TypeVar("H")
 
 _PLAIN_IN_TARGET: Final = "/?%!$&'()*+,;:@=~-._[]"
+_ABSOLUTE: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _BROKEN_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
@@ -43,8 +44,8 @@ class Routes(Generic[H]):
 
 def split_target(target: str) -> tuple[str, str] | None:
     """Split a request target into path and query; ``None`` if it is not one that a server can answer."""
-    if target.startswith(("http://", "https://")):  # absolute form, as sent through proxies
-        target = "/" + target.split("://", 1)[1].partition("/")[2]
+    if absolute := _ABSOLUTE.match(target):  # as sent through proxies; Go looks at neither scheme nor host
+        target = "/" + target[absolute.end() :].partition("/")[2]
     path, _, query = target.partition("?")
     if not path.startswith("/") or _BROKEN_ESCAPE.search(path):
         return None

@@ -34,6 +34,7 @@ GENERATIONS: Final = ("old", "old.2", "old.3", "old.4")
 ASIDE: Final = "aside-"
 _INTERIM: Final = re.compile(r"sealed_key\.[0-9a-f]{32}")
 _LOCK: Final = "lock"
+_MOVE_AWAY: Final = "nothing was changed; move it away and put the state's own file in its place"
 
 
 class FileStore:
@@ -80,6 +81,7 @@ class FileStore:
         interim = interim_key_name(data)
         try:
             self._settle()
+            self._remove_strays()
             self._write_temporary(DATA, data)
             self._write_temporary(KEY, key)
             self._rename(f"{KEY}.tmp", interim)
@@ -89,9 +91,8 @@ class FileStore:
             self._sync_directory()
             self._name_key(interim)
             self._on_disk |= {DATA, KEY}
-            self._remove_strays()
         except OSError as error:
-            raise Unavailable(f"the state could not be written to {self._directory}: {error.strerror}") from error
+            raise Unavailable(f"the state could not be written to {self._directory}: {self._why(error)}") from error
 
     def set_aside(self) -> None:
         """Keep a copy of the stored state, and of the keys that may open it, under names that no save touches."""
@@ -108,7 +109,7 @@ class FileStore:
                 self._rename(f"{name}.tmp", name)
             self._sync_directory()
         except OSError as error:
-            raise Unavailable(f"the old state could not be kept in {self._directory}: {error.strerror}") from error
+            raise Unavailable(f"the old state could not be kept in {self._directory}: {self._why(error)}") from error
 
     def _settle(self) -> None:
         """Give the key of the present data its final name, if it has only its interim name yet."""
@@ -121,8 +122,25 @@ class FileStore:
         self._rename(interim, KEY)
         self._sync_directory()
 
+    def _why(self, error: OSError) -> str:
+        """What the system says, and which directories lie where files belong: waiting does not help against those."""
+        reason = error.strerror or str(error)
+        with contextlib.suppress(OSError), os.scandir(self._directory) as entries:
+            in_the_way = sorted(
+                entry.name
+                for entry in entries
+                if entry.name.startswith((DATA, KEY)) and entry.is_dir(follow_symlinks=False)
+            )
+            if in_the_way:
+                are = "is a directory" if len(in_the_way) == 1 else "are directories"
+                return f"{reason}; {', '.join(in_the_way)} {are} where a file belongs: move it away"
+        return reason
+
     def _remove_strays(self) -> None:
-        """Remove keys of data that a crash kept from ever being the state."""
+        """Remove keys of data that a crash or a full disk kept from ever being the state.
+
+        Before anything is written, so that one save after the other that fails leaves no more than one.
+        """
         for name in os.listdir(self._directory):
             if _INTERIM.fullmatch(name):
                 os.unlink(self._path(name))
@@ -195,6 +213,8 @@ def read_sealed_file(path: Path) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise Unavailable(f"{path} is a symbolic link, which is not followed: {_MOVE_AWAY}") from error
         raise Unavailable(f"{path} cannot be read: {error.strerror}") from error
     try:
         with os.fdopen(descriptor, "rb") as file:
@@ -202,10 +222,12 @@ def read_sealed_file(path: Path) -> bytes | None:
             # A size that is wrong is refused before that much is read.
             bad = not stat.S_ISREG(about.st_mode) or about.st_size > MAX_SEALED_STATE_BYTES
             content = b"" if bad else file.read(MAX_SEALED_STATE_BYTES + 1)
+    except IsADirectoryError as error:
+        raise Unavailable(f"{path} is a directory: {_MOVE_AWAY}") from error
     except OSError as error:
         raise Unavailable(f"{path} cannot be read: {error.strerror}") from error
     if bad or len(content) > MAX_SEALED_STATE_BYTES:
-        raise Unavailable(f"{path} is not a file, or larger than any state can be")
+        raise Unavailable(f"{path} is not a file, or larger than any state can be: {_MOVE_AWAY}")
     return content
 
 

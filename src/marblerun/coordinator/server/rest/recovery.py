@@ -12,7 +12,7 @@ from marblerun.coordinator.server import envelope
 from marblerun.coordinator.server.exchange import BadRequest, Response
 from marblerun.coordinator.server.rest.route import Call, Route, Table, base64_text, read_body
 from marblerun.coordinator.service import Coordinator
-from marblerun.errors import WrongPhase
+from marblerun.errors import Busy, Unavailable, Untrusted, WrongPhase
 from marblerun.wire import gojson
 from marblerun.wire.limits import MAX_RECOVER_BODY_BYTES
 
@@ -21,6 +21,8 @@ _REHEARSED: Final[Mapping[bool | None, str]] = {
     True: "These secrets would recover this deployment. They are forgotten, and nothing was changed.",
     False: "These secrets would NOT recover this deployment, though each is one of it. They are forgotten.",
 }
+# A recovery that fails at its end, whatever the cause, forgets all secrets (protocol, section 10.7).
+_AGAIN: Final = "; nothing was recovered, and all secrets have to be given again"
 _RECOVER_BODY: Final = gojson.record(recoverySecret=gojson.byte_string, recoverySecretSignature=gojson.byte_string)
 
 
@@ -37,6 +39,12 @@ async def _recover(coordinator: Coordinator, call: Call) -> Response:
         if len(secret) in PLAIN_SIZES:
             raise
         raise BadRequest(str(problem)) from None
+    except Busy:
+        raise
+    except Untrusted as problem:
+        raise Untrusted(f"{problem.message}{_AGAIN}", step=problem.step, reason=problem.reason) from problem
+    except Unavailable as problem:
+        raise Unavailable(f"{problem.message}{_AGAIN}") from problem
     return envelope.success({"remaining": progress.remaining, "message": progress.message})
 
 
