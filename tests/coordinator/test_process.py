@@ -78,7 +78,7 @@ def process(directory: Path, **environment: str) -> Iterator[Process]:
 
 
 def _listening(started: subprocess.Popen[bytes], log: Path, start: int) -> Process:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline and started.poll() is None:
         for line in log.read_bytes()[start:].splitlines():
             with contextlib.suppress(ValueError):
