@@ -9,7 +9,9 @@ SECONDS ?= 60
 MINUTES ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup optional demo test lint types layers docs check bench soak fuzz mutate lock clean
+KUBE_APISERVER := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/marblerun/kube-apiserver
+
+.PHONY: help setup optional kubernetes demo test lint types layers docs check bench soak fuzz mutate lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +28,13 @@ $(STAMP): requirements-dev.lock pyproject.toml
 optional: setup ## add what the extras need (TPM 2.0, PKCS#11), where the system's libraries are there
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-optional.lock || \
 	  echo "left out: the tests of the extras are skipped (tpm needs the development files of the TPM software stack)"
+
+# Nobody packages it for all systems; Go makes it from the released modules, which takes some minutes once.
+kubernetes: ## build the API server of Kubernetes that the tests of distributed mode run against (needs Go; cached)
+	@if test -x $(KUBE_APISERVER); then echo "there is $(KUBE_APISERVER)"; \
+	elif ! command -v go >/dev/null; then echo "left out: Go is missing; the tests against Kubernetes are skipped"; \
+	else cd tests/go/kubernetes && go build -mod=readonly -trimpath -o $(KUBE_APISERVER).new k8s.io/kubernetes/cmd/kube-apiserver && \
+	  mv $(KUBE_APISERVER).new $(KUBE_APISERVER); fi
 
 demo: setup ## run the whole way once: a confidential app starts, impostors are refused
 	$(BIN)/marblerun demo

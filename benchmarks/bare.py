@@ -19,7 +19,7 @@ from marblerun.coordinator.server.edge import EdgeConfig, ServerIdentity, TlsEdg
 from marblerun.coordinator.server.exchange import Peer, Request, Response, Service
 from marblerun.coordinator.server.http1 import Http1Connection
 from marblerun.coordinator.server.http2 import Http2Connection
-from marblerun.coordinator.server.main import BACKLOG
+from marblerun.coordinator.server.listening import BACKLOG
 from marblerun.pki.issue import issue_root
 from marblerun.pki.profiles import SubjectNames
 

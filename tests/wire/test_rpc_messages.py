@@ -1,4 +1,4 @@
-"""The Marble API's protobuf messages."""
+"""The protobuf messages of the Marble API and of the key exchange."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ from marblerun.errors import Malformed
 from marblerun.wire.rpc import (
     ActivationReq,
     ActivationResp,
+    KeyRequest,
+    KeyResponse,
     Parameters,
     encode_activation_request,
     parse_activation_request,
     parse_activation_response,
+    parse_key_request,
+    parse_key_response,
 )
 
 
@@ -31,6 +35,22 @@ def test_the_response_has_the_field_numbers_and_types_of_the_protocol() -> None:
     wire = wire.replace(b"\x0a\x18", bytes((0x0A, len(wire) - 2)), 1)
     assert response.SerializeToString(deterministic=True) == wire
     assert parse_activation_response(wire) == response
+
+
+def test_the_key_exchange_has_the_field_numbers_and_types_of_the_protocol() -> None:
+    """Protocol, section 11.4: ``quote`` and ``key`` are number 1, both bytes."""
+    assert KeyRequest(quote=b"Q").SerializeToString() == b"\x0a\x01Q"
+    assert parse_key_request(b"\x0a\x01Q\x7a\x03new").quote == b"Q"
+    assert KeyResponse(key=b"K").SerializeToString() == b"\x0a\x01K"
+    assert parse_key_response(b"\x0a\x01K").key == b"K"
+    assert KeyRequest.DESCRIPTOR.full_name == "keypb.KeyRequest"
+
+
+@given(st.binary(max_size=64))
+def test_no_bytes_in_the_key_exchange_raise_anything_but_malformed(data: bytes) -> None:
+    for parse in (parse_key_request, parse_key_response):
+        with suppress(Malformed):
+            parse(data)
 
 
 def test_unknown_fields_are_ignored() -> None:

@@ -10,6 +10,7 @@ import hmac
 from typing import Final
 
 from marblerun.errors import Untrusted
+from marblerun.wire.pem import encode_pem
 
 REPORT_DATA_BYTES: Final = 64
 _DIGEST_BYTES: Final = 32
@@ -37,3 +38,17 @@ def verify_binding(report_data: bytes, message: bytes, *, strict: bool) -> None:
     compared = REPORT_DATA_BYTES if strict else _DIGEST_BYTES
     if not hmac.compare_digest(report_data[:compared], report_data_for(message)[:compared]):
         raise Untrusted("the report data is not bound to this message", step=STEP, reason="mismatch")
+
+
+def verify_key_binding(report_data: bytes, public_key: bytes) -> None:
+    """Untrusted (step ``report-data``) unless ``report_data`` was made for a key (SubjectPublicKeyInfo DER).
+
+    For certificates that carry evidence about their own key. The first half is SHA-256 of the DER, as EGo has it, or of
+    the PEM text with a zero byte behind it, as Open Enclave has it (protocol, section 11.4). Rules as of
+    :func:`verify_binding`, which compares.
+    """
+    if public_key and len(report_data) == REPORT_DATA_BYTES:
+        text = encode_pem(public_key, "PUBLIC KEY").encode("ascii") + b"\x00"
+        if hmac.compare_digest(report_data[:_DIGEST_BYTES], hashlib.sha256(text).digest()):
+            return
+    verify_binding(report_data, public_key, strict=False)

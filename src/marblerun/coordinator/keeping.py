@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Final
@@ -81,6 +81,13 @@ class Keeper:
         self._anchored: Mark | None = None  # what the anchor remembers, as far as is known
         # Marks of which nobody knows whether the anchor took them: states that were stored, but not answered.
         self._in_doubt: deque[Mark] = deque(maxlen=_MAX_IN_DOUBT)
+        self._closed_because = ""
+
+    def begin(self) -> tuple[Opened | Lost | None, Mark | None]:
+        """What is stored at the start, ``None`` if nothing is, and what the anchor remembers."""
+        sealed = self._store.load()
+        anchored = self.anchored()
+        return (self.load(sealed, anchored) if sealed is not None else None), anchored
 
     def anchored(self) -> Mark | None:
         """The latest state that the anchor remembers, if there is an anchor and it remembers one."""
@@ -96,11 +103,8 @@ class Keeper:
         10.2). ``before`` is the deployment so far, ``lost_data`` the sealed state that a recovery is about. Raises
         Unavailable if store or anchor fail, and Untrusted if the anchor is not where this Coordinator left it.
         """
-        deployment, data_key = state.deployment, state.data_key
-        if deployment is None or data_key is None or state.phase is not Phase.ACCEPTING_MARBLES:
-            return mark
-        mode = _mode(deployment, before)
-        if mode is SealMode.DISABLED:
+        data_key, mode = state.data_key, self._mode(state, before)
+        if data_key is None or mode is None:
             return mark
         mark = self._reached(mark)
         # The write that ends a recovery keeps the key that the lost state was sealed with.
@@ -115,10 +119,20 @@ class Keeper:
             self._store.set_aside()
             _log.warning("starting over: the state that was not recovered is kept beside the new one")
         with self._timed("store"):
-            self._store.save(data, key)
+            self._save(data, key, entries, mode)
             new_mark = following(mark, data)
             self._advance(new_mark)
         return new_mark
+
+    def _mode(self, state: State, before: Deployment | None) -> SealMode | None:
+        """How to seal the key of ``state``; ``None`` if this state is not to be kept."""
+        if state.deployment is None or state.phase is not Phase.ACCEPTING_MARBLES:
+            return None
+        mode = _mode(state.deployment, before)
+        return mode if mode is not SealMode.DISABLED else None
+
+    def _save(self, data: bytes, key: bytes, _entries: Mapping[str, bytes], _mode: SealMode) -> None:
+        self._store.save(data, key)
 
     def _advance(self, mark: Mark) -> None:
         if self._anchor is None:
@@ -173,24 +187,35 @@ class Keeper:
             parsed = parse_sealed_data(sealed.data)
         except Malformed as error:
             raise Malformed(f"{error}; {_WHAT_TO_DO}") from error
-        key = self._unseal(sealed)
+        key = self._key_of(sealed, parsed.recovery_data)
         if key is None:
             return Lost(sealed.data, parsed.recovery_data)
         try:
             entries = open_sealed_data(key, sealed.data)
-            state = decode_state(entries)
+            state = self._decode(entries)
             if not is_vouching(self._sealer):
                 state = replace(state, provenance=replace(state.provenance, complete=False))
             link = link_of(entries, sealed.data)
         except (Malformed, Untrusted) as error:
             raise Untrusted(f"the sealed state is damaged: {error}", step="sealed-state") from error
-        doubt = self._doubt(link, anchored) if state.deployment is not None else ""
+        counts = self._is_counted(state)
+        doubt = self._doubt(link, anchored) if counts else ""
         if doubt:
             return Lost(sealed.data, parsed.recovery_data, doubt)
-        if anchored is not None and anchored != link.mark and state.deployment is not None:
+        if anchored is not None and anchored != link.mark and counts:
             # A crash came between state and anchor. A second one must find it no further behind than the first did.
             self._advance(link.mark)
         return Opened(replace(state, data_key=DataKey(key, parsed.recovery_data)), link.mark)
+
+    def _key_of(self, sealed: Sealed, _recovery_data: bytes) -> bytes | None:
+        return self._unseal(sealed)
+
+    def _decode(self, entries: Mapping[str, bytes]) -> State:
+        return decode_state(entries)
+
+    def _is_counted(self, state: State) -> bool:
+        """Whether it has a place among the states that were kept; one without a manifest never was."""
+        return state.deployment is not None
 
     def _doubt(self, link: Link, anchored: Mark | None) -> str:
         """Why a state that opens is not the latest one; empty if nothing speaks against it."""
@@ -223,7 +248,10 @@ class Keeper:
                 continue
             if is_data_key(unsealed, sealed.data):
                 break
-        if unsealed is None:
+        if unsealed is not None:
+            self._closed_because = ""
+        elif reason != self._closed_because:  # it may be tried every few seconds
+            self._closed_because = reason
             _log.warning("the sealed state cannot be opened on this machine", extra={"fields": {"reason": reason}})
         return unsealed
 

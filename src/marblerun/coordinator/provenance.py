@@ -134,7 +134,9 @@ def read_provenance(entries: Mapping[str, bytes], *uncovered: str) -> Provenance
         return Provenance()
     first = told["firstManifest"] if _HASH.fullmatch(told["firstManifest"]) else ""
     is_covered = found["covers"] == _digest(entries, uncovered)
-    return Provenance(told["complete"] and bool(first) and is_covered, first, groups)
+    # A state that waits for its first manifest, as several Coordinators share it, cannot name that yet.
+    begins = bool(first) or "manifest" not in entries
+    return Provenance(told["complete"] and begins and is_covered, first, groups)
 
 
 def _is_group(group: RecoveredBy) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Final
 
 from cryptography.hazmat.primitives import hashes
@@ -18,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from marblerun.coordinator.commands.recover import PLAIN_SIZES, Gathering, Progress, begin, give
 from marblerun.coordinator.commands.rehearse import Rehearsal, Rehearsed, rehearse
 from marblerun.coordinator.state import State
-from marblerun.errors import Busy, Malformed, Unavailable, Untrusted
+from marblerun.errors import Busy, Conflict, Malformed, Unavailable, Untrusted
 from marblerun.pki.issue import Entropy
 
 EPHEMERAL_KEY_BITS: Final = 4096
@@ -99,13 +100,22 @@ class Recovering(_Upload):
 
     async def give(self, secret: bytes, signature: bytes) -> Progress:
         """Take a plain secret; raises what ``commands.recover.give`` raises. Only during one's turn."""
+        before = self._gathering
         try:
-            progress = await asyncio.to_thread(give, self._gathering, secret, signature)
+            progress = await asyncio.to_thread(give, before, secret, signature)
         except Untrusted:
             self.forget()
             raise
+        if self._gathering is not before:
+            raise Conflict("the stored state changed meanwhile; send the secret again")
         self._gathering = progress.gathering
         return progress
+
+    def turn_to(self, sealed_data: bytes) -> None:
+        """Go on with a newer sealed state; secrets that were given still count if its list of them is the same."""
+        newer = begin(sealed_data)
+        is_same = newer.expected == self._gathering.expected
+        self._gathering = replace(newer, given=self._gathering.given if is_same else ())
 
     def forget(self) -> None:
         """Forget all secrets; the ephemeral key stays."""

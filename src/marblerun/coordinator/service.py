@@ -13,7 +13,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -50,11 +50,13 @@ from marblerun.coordinator.commands.statement import statement_text
 from marblerun.coordinator.commands.update_manifest import update_manifest
 from marblerun.coordinator.commands.update_reply import NoUpdateInProgress, UpdateReply
 from marblerun.coordinator.commands.write_secrets import write_secrets
-from marblerun.coordinator.keeping import Keeper, Lost
+from marblerun.coordinator.following import Barrier
+from marblerun.coordinator.keeping import Keeper, Lost, Opened
 from marblerun.coordinator.recovering import Recovering, Rehearsing
 from marblerun.coordinator.seal import KeySealer
+from marblerun.coordinator.sharing import SharedKeeper
 from marblerun.coordinator.state import PHASE_MESSAGES, PendingUpdate, Phase, State
-from marblerun.coordinator.store import Sealed, Store
+from marblerun.coordinator.store import SharedStore, Store
 from marblerun.coordinator.store.lineage import Anchor, Link, Mark, agreed
 from marblerun.errors import Busy, Conflict, MarbleRunError, NotFound, Unavailable, WrongPhase
 from marblerun.pki.issue import Entropy
@@ -80,6 +82,12 @@ MAX_OWN_QUOTES_UNDER_WAY: Final = 256
 GATHER_SECONDS: Final = 0.008
 MAX_GATHER_SECONDS: Final = 0.040
 _QUOTES_RETRY_SECONDS: Final = 2.0
+# Where several Coordinators write, one write may lose so often in a row; then its requests do.
+MAX_LOST_WRITES: Final = 32
+_MAX_PAUSE_SECONDS: Final = 0.1
+_LOST_RETRY_SECONDS: Final = 1.0
+# Without any request, how soon a change by another Coordinator is seen: TLS handshakes do not ask.
+FOLLOW_SECONDS: Final = 2.0
 
 
 class InThread(Protocol):
@@ -93,7 +101,7 @@ class InThread(Protocol):
 class Ports:
     """What the Coordinator needs of the outside."""
 
-    store: Store
+    store: Store | SharedStore
     sealer: KeySealer
     registry: Registry
     admission: Admission
@@ -163,7 +171,12 @@ class Coordinator:
     def __init__(self, ports: Ports, names: SubjectNames) -> None:
         self._ports = ports
         self._names = names
-        self._keeper = Keeper(ports.store, ports.sealer, ports.anchor, ports.entropy, ports.timed)
+        self._keeper, self._shared = _keeper(ports)
+        self._turn = asyncio.Lock()  # of whoever reads or writes the store until the outcome is published
+        self._barrier = Barrier(self._look)
+        self._look_anew = False
+        self._following: asyncio.Task[None] | None = None
+        self._trouble = ""  # why the present state is not known to be the stored one
         self._state: State | None = None
         self._queue: list[tuple[Transition, asyncio.Future[State]]] = []
         self._writer: asyncio.Task[None] | None = None
@@ -183,27 +196,38 @@ class Coordinator:
 
     async def start(self) -> None:
         """Load or create the state (protocol, section 1.3, step 4); raises if what is stored cannot be trusted."""
-        sealed = await asyncio.to_thread(self._ports.store.load)
-        anchored = await asyncio.to_thread(self._keeper.anchored)
+        for _ in range(MAX_LOST_WRITES):
+            with suppress(Conflict):  # another Coordinator has begun at the same moment
+                await self._begin()
+                break
+        else:
+            raise Conflict("other Coordinators change the stored state all the time; start again")
+        if self._shared is not None:
+            self._following = asyncio.create_task(self._follow_on())
+
+    async def _begin(self) -> None:
+        found, anchored = await asyncio.to_thread(self._keeper.begin)
         self._mark = anchored or Mark()
-        if sealed is None and anchored is not None:
+        if found is None and anchored is not None:
             _log.error("there is no state, but the anchor remembers one: it was removed, or this is another directory")
-        state = self._fresh() if sealed is None else await self._stored(sealed, anchored)
-        if state.phase is Phase.ACCEPTING_MARBLES:
-            self._mark = await asyncio.to_thread(self._keep, state)
+        state = self._stored(found)
+        self._mark = await asyncio.to_thread(self._keep, state)
         self._publish(state)
 
-    async def _stored(self, sealed: Sealed, anchored: Mark | None) -> State:
-        """The state that was stored, or a throw-away one that waits for its recovery."""
-        found = await asyncio.to_thread(self._keeper.load, sealed, anchored)
+    def _stored(self, found: Opened | Lost | None) -> State:
+        """The state that was stored, a throw-away one that waits for its recovery, or a new one."""
+        self._doubt, self._recovering = "", None
         if isinstance(found, Lost):
-            self._doubt = found.doubt
-            self._recovering = Recovering(found.sealed_data, self._ports.entropy)
-            return recovery_state(self._names, found.recovery_data, self._inputs())
-        if found.state.deployment is None:
+            return self._lost(found)
+        if found is None or (found.state.deployment is None and self._shared is None):
             return self._fresh()
         self._mark = found.mark
         return found.state
+
+    def _lost(self, lost: Lost) -> State:
+        self._doubt = lost.doubt
+        self._recovering = Recovering(lost.sealed_data, self._ports.entropy)
+        return recovery_state(self._names, lost.recovery_data, self._inputs())
 
     def _keep(self, state: State) -> Mark:
         """Make ``state`` durable; until the caller takes the mark that comes back, the next one builds on the same."""
@@ -217,6 +241,9 @@ class Coordinator:
     async def stop(self) -> None:
         """Wait for what is being written; quotes under way are given up."""
         self._rehearsing.forget()
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.gather(self._following, return_exceptions=True)
         self._quoting.shutdown(wait=False, cancel_futures=True)
         if self._writer is not None:
             await asyncio.gather(self._writer, return_exceptions=True)
@@ -235,6 +262,66 @@ class Coordinator:
     def _fresh(self) -> State:
         return start_state(self._names, self._inputs())
 
+    # -- following other Coordinators ----------------------------------------------------------------------------
+
+    async def catch_up(self) -> None:
+        """Return when the present state is one that was the stored one after this was called.
+
+        At once where nobody else writes. Raises what the store raises, and Untrusted if what is stored cannot have come
+        after the present state: then nothing may be decided here.
+        """
+        if self._shared is not None:
+            await self._barrier()
+
+    async def reload(self) -> None:
+        """:meth:`catch_up` that also tries again to open a state that did not open, as its key may be here by now."""
+        self._look_anew = True
+        await self.catch_up()
+
+    async def _look(self) -> None:
+        async with self._turn:
+            await self._look_in_turn()
+
+    async def _look_in_turn(self) -> None:
+        """Take over what others have stored, if they have."""
+        shared = self._shared
+        assert shared is not None
+        anew, self._look_anew = self._look_anew, False
+        loop = asyncio.get_running_loop()
+        try:
+            found = await loop.run_in_executor(self._storing, lambda: shared.follow(self.state, self._mark, anew=anew))
+        except MarbleRunError as error:
+            self._trouble = str(error)
+            raise
+        self._trouble = ""
+        if isinstance(found, Lost):
+            self._doubt = found.doubt
+            if self._recovering is not None:
+                self._recovering.turn_to(found.sealed_data)
+            else:
+                self._publish(self._lost(found))
+        elif found is not None:
+            self._mark = found.mark
+            self._publish(found.state)
+
+    async def _follow_on(self) -> None:
+        """Follow without being asked, for handshakes, for listeners, and to leave the recovery phase."""
+        told = ""
+        while True:
+            await asyncio.sleep(FOLLOW_SECONDS)
+            try:
+                await (self.reload() if self.state.phase is Phase.RECOVERY else self.catch_up())
+            except MarbleRunError as error:
+                if str(error) != told:
+                    _log.error("the stored state cannot be followed", extra={"fields": {"reason": str(error)}})
+                told = str(error)
+            except Exception:
+                _log.exception("the stored state cannot be followed")
+            else:
+                if told:
+                    _log.info("the stored state is followed again")
+                told = ""
+
     # -- questions -----------------------------------------------------------------------------------------------
 
     def status(self) -> Status:
@@ -243,6 +330,8 @@ class Coordinator:
         message = PHASE_MESSAGES[phase]
         if phase is Phase.RECOVERY and self._doubt:
             message += f"\n{self._doubt}"
+        if self._trouble:
+            message += f"\nThe stored state cannot be followed: {self._trouble}"
         return Status(int(phase), message, self._ports.issuer.origin)
 
     def signed_manifest_or_none(self) -> SignedManifest | None:
@@ -411,7 +500,7 @@ class Coordinator:
                 state = with_recovery_recorded(state, self._ports.clock())
                 link = await asyncio.to_thread(link_of_found, progress.gathering, progress.found)
                 quote = await self._issue(state.authority.root_der)
-                await self._commit(self._recovering_to(state, link))
+                await self._commit(self._recovering_to(state, link, progress.gathering.sealed_data))
             except MarbleRunError as error:
                 _log.warning("recovery failed", extra={"fields": {"reason": str(error)}})
                 raise
@@ -421,12 +510,14 @@ class Coordinator:
             _log.info("recovery successful")
             return RecoveryProgress(0, progress.message)
 
-    def _recovering_to(self, recovered: State, link: Link) -> Transition:
+    def _recovering_to(self, recovered: State, link: Link, sealed_data: bytes) -> Transition:
         """From the recovery phase to the recovered state and its history, unless a new manifest was set meanwhile."""
 
         def transition(current: State) -> State:
             if current.phase is not Phase.RECOVERY:
                 raise WrongPhase("server is not in expected state: there is nothing to recover any more")
+            if self._recovering is None or self._recovering.gathering.sealed_data != sealed_data:
+                raise Conflict("the stored state changed meanwhile; give the secrets again")
             self._mark = agreed(self._mark, link)
             return recovered
 
@@ -479,9 +570,11 @@ class Coordinator:
 
     async def _activate(self, request: ActivationRequest, client_certificate: bytes | None) -> Activated:
         at = self._ports.clock()
+        await self._caught_up()
         state = self.state
         message = check_request(state, request, client_certificate)
         verdict = await self._verify(request.quote, at)
+        await self._caught_up()  # that may have taken a while
         for _ in range(MAX_DECISIONS):
             state = self.state
             inputs = Inputs(at, self._ports.entropy)
@@ -504,6 +597,12 @@ class Coordinator:
             self._tell(outcome.events)
             return outcome.reply
         raise ActivationRefused(Stage.COMMIT, "the state kept changing during the activation; try again")
+
+    async def _caught_up(self) -> None:
+        try:
+            await self.catch_up()
+        except MarbleRunError as error:
+            raise ActivationRefused(Stage.PHASE, f"the present state is not known: {error}") from error
 
     async def _verify(self, evidence: bytes, at: datetime) -> Verdict:
         """The verdict on a Marble's evidence; the last I/O before it is judged."""
@@ -551,7 +650,26 @@ class Coordinator:
             await asyncio.sleep(GATHER_SECONDS)
 
     async def _write(self, batch: Sequence[tuple[Transition, asyncio.Future[State]]]) -> None:
-        """Apply a batch of changes in order and make them durable in one write; each gets its own answer."""
+        """Apply a batch of changes in order and make them durable in one write; each gets its own answer.
+
+        If another Coordinator wrote first, they are applied again, to what it wrote.
+        """
+        async with self._turn:
+            for lost in range(MAX_LOST_WRITES):
+                try:
+                    await self._write_once(batch, last=lost + 1 == MAX_LOST_WRITES)
+                except Conflict:
+                    await self._pause(lost)
+                else:
+                    return
+
+    async def _pause(self, lost: int) -> None:
+        """Wait longer the more often a write was lost, and not as long as the others do."""
+        part = self._ports.entropy.token(1)[0] / 255
+        await asyncio.sleep(part * min(_MAX_PAUSE_SECONDS, 0.002 * 2 ** min(lost, 10)))
+
+    async def _write_once(self, batch: Sequence[tuple[Transition, asyncio.Future[State]]], *, last: bool) -> None:
+        """One write; raises Conflict, with the present state caught up, if it was lost and is not the last try."""
         base = state = self.state
         mark = self._mark
         applied: list[asyncio.Future[State]] = []
@@ -570,9 +688,22 @@ class Coordinator:
                 self._mark = await loop.run_in_executor(self._storing, self._keep, state)
         except Exception as error:
             self._mark = mark
+            failure: Exception = error
+            if isinstance(error, Conflict):
+                try:
+                    await self._look_in_turn()
+                except Exception as reason:
+                    failure = reason
+                else:
+                    if not last:
+                        raise
+                    failure = Busy(
+                        "other Coordinators change the state all the time; repeat the operation",
+                        retry_after=_LOST_RETRY_SECONDS,
+                    )
             for future in applied:
                 if not future.done():
-                    future.set_exception(error)
+                    future.set_exception(failure)
             return
         self._publish(state)
         for future in applied:
@@ -595,6 +726,14 @@ class Coordinator:
         for event in events:
             level = logging.WARNING if event.warning else logging.INFO
             _log.log(level, event.message, extra={"fields": dict(event.fields)})
+
+
+def _keeper(ports: Ports) -> tuple[Keeper, SharedKeeper | None]:
+    """What keeps the state; the same once more where others write it too."""
+    if isinstance(ports.store, SharedStore):
+        shared = SharedKeeper(ports.store, ports.sealer, ports.anchor, ports.entropy, ports.timed)
+        return shared, shared
+    return Keeper(ports.store, ports.sealer, ports.anchor, ports.entropy, ports.timed), None
 
 
 _COUNTED: Final = frozenset(("activations", "counters"))

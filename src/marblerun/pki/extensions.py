@@ -27,6 +27,8 @@ EXTENDED_KEY_USAGE: Final = "2.5.29.37"
 AUTHORITY_INFO_ACCESS: Final = "1.3.6.1.5.5.7.1.1"
 # The Marble's type, as raw bytes (protocol, section 2.7).
 MARBLE_TYPE: Final = "1.3.9903.2.1"
+OE_EVIDENCE: Final = "1.3.6.1.4.1.311.105.1"
+"""An Open Enclave report about the certificate's key. Source: protocol, section 11.4."""
 
 _OCSP: Final = "1.3.6.1.5.5.7.48.1"
 _CA_ISSUERS: Final = "1.3.6.1.5.5.7.48.2"

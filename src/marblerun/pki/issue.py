@@ -34,10 +34,15 @@ from marblerun.pki.signatures import ECDSA_SHA256, ECDSA_SHA384, ECDSA_SHA512, P
 ROOT_NAME: Final = "MarbleRun Coordinator"
 INTERMEDIATE_NAME: Final = "MarbleRun Coordinator - Intermediate CA"
 MARBLE_TLS_NAME: Final = "MarbleRun Marble"
+KEY_SERVER_NAME: Final = "EGo"
+"""As EGo calls the certificates that carry evidence (protocol, section 11.4)."""
 DEFAULT_COMMON_NAME: Final = "MarbleRun Generated Certificate"
 
 # The longest duration Go can express, about 292 years (protocol, section 2.7).
 FOREVER: Final = timedelta(microseconds=(2**63 - 1) // 1000)
+KEY_SERVER_LIFETIME: Final = timedelta(days=365)
+# So much may the clocks of two machines differ before a certificate made just now is one of the future.
+CLOCK_SKEW: Final = timedelta(minutes=10)
 _SERIAL_BYTES: Final = 16
 _KEY_ID_BYTES: Final = 20
 _KEY_ID_STAND_IN: Final = bytes(_KEY_ID_BYTES)
@@ -348,6 +353,40 @@ def issue_self_signed_marble(
         public_key=public_key_info(key.public_key()),
         validity=(at, at + FOREVER),
         extensions=[_LEAF_USAGE, _SERVER_AND_CLIENT, _IS_LEAF, _server_names(names)],
+        entropy=entropy,
+    )
+
+
+def issue_key_server(key: ec.EllipticCurvePrivateKey, quote: bytes, at: datetime, entropy: Entropy) -> bytes:
+    """DER of the self-signed certificate with which a Coordinator offers the key exchange; good for a year.
+
+    ``quote`` is an SGX quote with the Open Enclave header over the key; it goes into an extension of the certificate.
+    Source: protocol, sections 3.5 and 11.4.
+    """
+    evidence = Extension(ext.OE_EVIDENCE, False, quote)
+    return _issue_peer(KEY_SERVER_NAME, key, (at - CLOCK_SKEW, at + KEY_SERVER_LIFETIME), entropy, evidence)
+
+
+def issue_key_client(key: ec.EllipticCurvePrivateKey, at: datetime, entropy: Entropy) -> bytes:
+    """DER of the self-signed certificate with which a Coordinator asks for the key (protocol, section 11.4)."""
+    return _issue_peer(ROOT_NAME, key, (at, at + FOREVER), entropy)
+
+
+def _issue_peer(
+    common_name: str,
+    key: ec.EllipticCurvePrivateKey,
+    validity: tuple[datetime, datetime],
+    entropy: Entropy,
+    *evidence: Extension,
+) -> bytes:
+    subject = encode_name(Name(common_name=common_name))
+    return _sign(
+        key,
+        issuer=subject,
+        subject=subject,
+        public_key=public_key_info(key.public_key()),
+        validity=validity,
+        extensions=[_LEAF_USAGE, _SERVER_AND_CLIENT, _IS_LEAF, *(extension.encode() for extension in evidence)],
         entropy=entropy,
     )
 

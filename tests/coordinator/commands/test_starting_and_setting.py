@@ -35,7 +35,9 @@ def test_c1_a_fresh_coordinator_waits_for_a_manifest_with_a_ca_of_its_own() -> N
     assert state.authority.marble_root.issuer == state.authority.intermediate.subject
     state.authority.intermediate.verify_directly_issued_by(state.authority.root)
     state.authority.marble_root.verify_directly_issued_by(state.authority.intermediate)
-    assert (len(state.root_secret), state.deployment, state.data_key) == (32, None, None)
+    assert (len(state.root_secret), state.deployment) == (32, None)
+    assert state.data_key is not None
+    assert (len(state.data_key.key), state.data_key.recovery_data) == (32, b"null")
 
 
 def test_c4_every_fresh_start_has_another_root_and_another_secret() -> None:
@@ -99,11 +101,15 @@ def test_sm5_a_recovery_secret_can_be_decrypted_with_the_private_key_and_is_the_
     assert key.decrypt(outcome.reply["alice"], oaep) == outcome.state.data_key.key
 
 
-def test_setting_keeps_ca_and_root_secret_and_starts_the_log() -> None:
-    """Protocol, section 3.2."""
+def test_setting_keeps_the_ca_and_nothing_secret_and_starts_the_log() -> None:
+    """Protocol, section 3.2; what was stored before there was a manifest opens nothing of what comes with it."""
     outcome = set_manifest(fresh(), INTEGRATION, INPUTS, {})
     assert outcome.state.authority is fresh().authority
-    assert outcome.state.root_secret == fresh().root_secret
+    before = fresh()
+    assert before.data_key is not None
+    assert outcome.state.data_key is not None
+    assert outcome.state.data_key.key != before.data_key.key
+    assert outcome.state.root_secret != before.root_secret
     assert outcome.reply == {}
     assert json.loads(outcome.state.update_log) == {
         "time": "2026-06-01T12:30:15.123Z",

@@ -20,6 +20,7 @@ from marblerun.attestation.issue import GramineIssuer, NoEvidenceIssuer
 from marblerun.coordinator.entropy import SystemEntropy
 from marblerun.coordinator.seal import SealMode
 from marblerun.coordinator.seal.detect import detect_sealer
+from marblerun.coordinator.seal.kek import KekSealer
 from marblerun.coordinator.seal.none import PlainSealer
 from marblerun.coordinator.seal.tpm import TpmSealer
 from marblerun.coordinator.seal.tpm_device import open_tpm
@@ -370,3 +371,36 @@ def test_an_enclave_never_gives_its_key_to_the_hosts_tpm(tpm: SoftTpm, tmp_path:
     (tmp_path / "dev/attestation").mkdir(parents=True)
     with pytest.raises(Misconfigured, match="inside an enclave"):
         detect_sealer({"EDG_COORDINATOR_TPM": tpm.tcti}, GramineIssuer(tmp_path), None, ENTROPY, tmp_path)
+
+
+class Kept:
+    """A map of sealed KEKs."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, bytes] = {}
+
+    def load(self, entry: str) -> bytes | None:
+        return self.entries.get(entry)
+
+    def save(self, entry: str, value: bytes) -> None:
+        self.entries[entry] = value
+
+
+def test_a_machine_is_its_tpm_and_keeps_the_common_key_of_several_coordinators(tpm: SoftTpm, tmp_path: Path) -> None:
+    """K12: the KEK under a TPM, also after a reboot; another TPM is another machine."""
+    own = sealer(tpm).machine_id()
+    assert len(own) == 16
+    kept = Kept()
+    first = KekSealer(sealer(tpm), kept, ENTROPY)
+    sealed = first.seal(KEY, SealMode.PRODUCT_KEY, AAD)
+    first.settled(SealMode.PRODUCT_KEY)
+    assert list(kept.entries) == [own.hex()]
+    tpm.reboot()
+    assert KekSealer(sealer(tpm), kept, ENTROPY).unseal(sealed, AAD) == KEY
+    with soft_tpm(tmp_path / "other") as other:
+        assert sealer(other).machine_id() != own
+        with pytest.raises(Unavailable):
+            KekSealer(sealer(other), kept, ENTROPY).unseal(sealed, AAD)
+    tpm.extend(7)
+    with pytest.raises(Untrusted, match="PCRs"):
+        KekSealer(sealer(tpm), kept, ENTROPY).unseal(sealed, AAD)

@@ -11,6 +11,7 @@ import pytest
 
 from marblerun.attestation.model import Origin
 from marblerun.attestation.simulated import SimulatedPlatform
+from marblerun.coordinator.kubernetes.place import KubernetesPlace
 from marblerun.coordinator.server.logs import ConsoleFormatter, JsonFormatter
 from marblerun.coordinator.server.overload import Limits
 from marblerun.coordinator.server.settings import VARIABLES, Settings, settings_from_environment, split_address
@@ -93,25 +94,45 @@ def test_an_impossible_time_out_is_refused_with_the_variable_named(text: str) ->
 
 def test_unknown_variables_are_warned_about_and_known_ones_are_not() -> None:
     warnings = read(EDG_COORDINATOR_MESH_ADR=":1", EDG_MARBLE_TYPE="x", PATH="/bin", EDG_K8S_NAMESPACE="n").warnings
-    assert warnings == (
+    assert sorted(warnings) == [
         "unknown variable EDG_COORDINATOR_MESH_ADR has no effect",
-        "variable EDG_K8S_NAMESPACE has no effect: what it belongs to is not built here yet",
-    )
+        "variable EDG_K8S_NAMESPACE has no effect without EDG_DISTRIBUTED_COORDINATOR=1",
+    ]
     known = {v.name: "1" for v in VARIABLES if v.name.startswith("EDG_COORD")}
     assert read(**known | {"EDG_COORDINATOR_ANCHOR": "file:/a"}).warnings == ()
 
 
 @pytest.mark.parametrize(
     "environment",
-    [
-        {"EDG_DISTRIBUTED_COORDINATOR": "1"},
-        {"EDG_ENTERPRISE_LICENSED_FEATURES": "x,DistributedCoordinator"},
-    ],
+    [{"EDG_DISTRIBUTED_COORDINATOR": "1"}, {"EDG_ENTERPRISE_LICENSED_FEATURES": "x,DistributedCoordinator"}],
 )
-def test_what_this_version_cannot_do_is_refused_and_not_ignored(environment: dict[str, str]) -> None:
-    with pytest.raises(Misconfigured, match=next(iter(environment))):
+def test_several_coordinators_share_a_state_in_kubernetes_and_nowhere_else(environment: dict[str, str]) -> None:
+    with pytest.raises(Misconfigured, match="EDG_STORE_BACKEND is ''"):
         read(**environment)
-    assert read(EDG_DISTRIBUTED_COORDINATOR="0").warnings == ()
+    with pytest.raises(Misconfigured, match="EDG_STORE_BACKEND is 'file'"):
+        read(**environment, EDG_STORE_BACKEND="file")
+    found = read(**environment, EDG_STORE_BACKEND="k8s-secret", EDG_K8S_STATE_NAME="mine", EDG_K8S_NAMESPACE="ns")
+    assert found.kubernetes == KubernetesPlace(state_name="mine", namespace="ns")
+    assert found.warnings == ()
+    alone = read(EDG_DISTRIBUTED_COORDINATOR="0", EDG_STORE_BACKEND="k8s-secret")
+    assert (alone.kubernetes, len(alone.warnings)) == (None, 1)
+
+
+@pytest.mark.parametrize("variable", ["EDG_K8S_STATE_NAME", "EDG_K8S_KEK_MAP", "EDG_K8S_SERVICE_NAME"])
+@pytest.mark.parametrize("name", ["Upper", "a/b", "-a", "a..b", "x" * 254, "a b", "../secrets/other"])
+def test_a_name_that_no_object_can_have_is_refused(variable: str, name: str) -> None:
+    with pytest.raises(Misconfigured, match=variable):
+        read(**SHARED | {variable: name})
+
+
+@pytest.mark.parametrize("anchor", ["file:/anchor", "tpm:0x01500100"])
+def test_an_anchor_of_one_machine_is_refused_where_several_write(anchor: str) -> None:
+    with pytest.raises(Misconfigured, match="only an anchor in etcd can be right"):
+        read(**SHARED, EDG_COORDINATOR_ANCHOR=anchor)
+    assert read(**SHARED, EDG_COORDINATOR_ANCHOR="etcd:https://etcd:2379/key").kubernetes is not None
+
+
+SHARED = {"EDG_DISTRIBUTED_COORDINATOR": "1", "EDG_STORE_BACKEND": "k8s-secret"}
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.coordinator.states import deployed, fresh
 
+from marblerun.coordinator.provenance import BEGUN, PROVENANCE, with_provenance
 from marblerun.coordinator.state import Deployment, State
-from marblerun.coordinator.store.entries import decode_state, encode_state
-from marblerun.errors import MarbleRunError
+from marblerun.coordinator.store.entries import decode_following, decode_state, encode_state
+from marblerun.coordinator.store.lineage import PREVIOUS, SEQUENCE, STAMP
+from marblerun.errors import Malformed, MarbleRunError
 
 
 def full() -> State:
@@ -66,9 +68,55 @@ def test_a21_without_a_stored_root_secret_it_is_derived_from_the_root_key() -> N
     assert first.root_secret not in (b"", full().root_secret)
 
 
-def test_a_state_without_a_manifest_is_never_stored() -> None:
-    with pytest.raises(ValueError, match="manifest"):
-        encode_state(fresh())
+def test_a_state_without_a_manifest_comes_back_with_its_ca_and_a_record_that_is_complete() -> None:
+    """Coordinators that share their state have one CA before there is a manifest."""
+    state = fresh()
+    back = decode_state(encode_state(state))
+    assert (back.phase, back.deployment, back.root_secret) == (state.phase, None, state.root_secret)
+    assert back.authority.root_der == state.authority.root_der
+    assert (back.provenance.complete, back.provenance.first_manifest) == (True, "")
+
+
+def test_a_record_without_a_first_manifest_is_not_complete_once_there_is_a_manifest() -> None:
+    """The reference keeps the entry and adds a manifest."""
+    without, entries = encode_state(fresh()), encode_state(full())
+    entries |= {PROVENANCE: with_provenance(entries, BEGUN, SEQUENCE, PREVIOUS, STAMP)[PROVENANCE]}
+    assert decode_state(without).provenance.complete
+    assert not decode_state(entries).provenance.complete
+
+
+def test_what_others_did_not_change_stays_the_same_object() -> None:
+    present = full()
+    before = encode_state(present)
+    counted = encode_state(replace(present, counters={**present.counters, "another": 7}))
+    following = decode_following(counted, before, present)
+    assert following.counters == {**present.counters, "another": 7}
+    assert all(
+        getattr(following, f.name) is getattr(present, f.name)
+        for f in fields(State)
+        if f.name not in ("counters", "provenance")
+    )
+    logged = decode_following(encode_state(replace(present, update_log="x\n")), before, present)
+    assert (logged.update_log, logged.deployment, logged.authority) == ("x\n", present.deployment, present.authority)
+    assert present.deployment is not None
+    changed = encode_state(replace(present, deployment=replace(present.deployment, signature=b"other")))
+    assert decode_following(changed, before, present).deployment is not present.deployment
+    assert decode_following(changed, before, present).authority is present.authority
+
+
+def test_every_kind_of_entry_that_changes_is_seen() -> None:
+    """Nothing of another Coordinator's change is ever taken for unchanged."""
+    present = full()
+    before = encode_state(present)
+    for name in before.keys() - {PROVENANCE}:
+        without = {key: value for key, value in before.items() if key != name}
+        try:
+            following = decode_following(without, before, present)
+        except Malformed:
+            continue
+        assert {k: v for k, v in encode_state(following).items() if k != PROVENANCE} == {
+            k: v for k, v in encode_state(decode_state(without)).items() if k != PROVENANCE
+        }, name
 
 
 @pytest.mark.parametrize("name", sorted(encode_state(full())))

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from marblerun.coordinator.commands import Event, Inputs, Outcome
 from marblerun.coordinator.commands.dry_run import try_templates
+from marblerun.coordinator.commands.start import ROOT_SECRET_BYTES
 from marblerun.coordinator.commands.update_log import log_line
 from marblerun.coordinator.state import DataKey, Deployment, Phase, State
 from marblerun.errors import Misconfigured, WrongPhase
@@ -40,6 +41,9 @@ def set_manifest(
     require_no_manifest(state)
     manifest = parse_manifest(raw)
     verify_usable(manifest, environment)
+    # No secret comes from what a store may have held before there was a manifest: whoever brings that back must not
+    # get the secrets of this deployment under a manifest of their own.
+    state = replace(state, root_secret=inputs.entropy.token(ROOT_SECRET_BYTES))
     deployment = make_deployment(state, manifest, raw, inputs)
     recovery = new_recovery(manifest, inputs.entropy)
     fingerprint = hashlib.sha256(raw).hexdigest()

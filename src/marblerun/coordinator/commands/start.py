@@ -11,16 +11,22 @@ from marblerun.coordinator.provenance import BEGUN
 from marblerun.coordinator.state import Authority, DataKey, Phase, State
 from marblerun.pki.issue import Issuer, issue_intermediate, issue_marble_root, issue_root
 from marblerun.pki.profiles import SubjectNames
+from marblerun.secrets.box import KEY_BYTES
+from marblerun.secrets.recovery import NO_RECOVERY_DATA
 
 ROOT_SECRET_BYTES: Final = 32
 
 
 def start_state(names: SubjectNames, inputs: Inputs) -> State:
-    """A new Coordinator that waits for a manifest, with a CA and a root secret of its own."""
+    """A new Coordinator that waits for a manifest, with a CA and a root secret of its own.
+
+    The data key is for Coordinators that share their state before there is a manifest; nobody can recover it.
+    """
     return State(
         phase=Phase.ACCEPTING_MANIFEST,
         authority=new_authority(names, inputs),
         root_secret=inputs.entropy.token(ROOT_SECRET_BYTES),
+        data_key=DataKey(inputs.entropy.token(KEY_BYTES), NO_RECOVERY_DATA),
         provenance=BEGUN,
     )
 

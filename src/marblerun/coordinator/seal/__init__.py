@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from marblerun.errors import Malformed
 
@@ -48,6 +48,30 @@ class KeySealer(Protocol):
 
     def unseal(self, sealed: bytes, additional: bytes) -> bytes:
         """The key."""
+        ...
+
+
+class MachineSealer(KeySealer, Protocol):
+    """A sealing key of a machine among several."""
+
+    def machine_id(self) -> bytes:
+        """16 bytes under which instances find what was sealed on this machine; Unavailable if nothing can be.
+
+        Enclaves of one product on one machine get the same, whatever their version.
+        """
+        ...
+
+
+@runtime_checkable
+class SharedKeySealer(KeySealer, Protocol):
+    """A sealer whose key the instances of a deployment have in common; it is made by the first one of them."""
+
+    def settled(self, mode: SealMode) -> None:
+        """The stored state is sealed with this key, in this mode: it is the deployment's, and kept. Never raises."""
+        ...
+
+    def undone(self) -> None:
+        """The stored state does not open: a key that was made here, and never settled, is nobody's; forget it."""
         ...
 
 

@@ -9,7 +9,7 @@ from typing import Final
 from marblerun.attestation.issue import EvidenceIssuer
 from marblerun.attestation.model import Origin
 from marblerun.attestation.simulated import SimulatedPlatform, identity_from_environment
-from marblerun.coordinator.seal import KeySealer
+from marblerun.coordinator.seal import MachineSealer
 from marblerun.coordinator.seal.gramine import KEYS_DIRECTORY, GramineKeys
 from marblerun.coordinator.seal.none import AbsentSealer, PlainSealer
 from marblerun.coordinator.seal.platform import EnclaveSealer, SimulatedKeys
@@ -27,7 +27,7 @@ def detect_sealer(
     platform: Path | None,
     entropy: Entropy,
     root: Path = _ROOT,
-) -> KeySealer:
+) -> MachineSealer:
     """The sealer for this process.
 
     A TPM seals only where ``EDG_COORDINATOR_TPM`` asks for it, and then before all others; in Gramine that is refused,
@@ -48,7 +48,7 @@ def detect_sealer(
     return AbsentSealer()
 
 
-def _tpm_sealer(environment: Mapping[str, str], entropy: Entropy, root: Path) -> KeySealer | None:
+def _tpm_sealer(environment: Mapping[str, str], entropy: Entropy, root: Path) -> MachineSealer | None:
     """The TPM that the settings name; raises Misconfigured for one that cannot, or must not, be used."""
     device, pcrs = environment.get(TPM_VARIABLE, ""), environment.get(PCRS_VARIABLE, "")
     if not device:

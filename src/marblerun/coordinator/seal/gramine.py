@@ -31,11 +31,22 @@ class GramineKeys:
 
     def derive(self, request: KeyRequest) -> bytes:
         """HKDF-SHA256 over Gramine's key with the key id as salt; raises Unavailable if Gramine gives none."""
-        path = self._directory / _FILES[request.mode]
+        return self._derived(request.mode, request.key_id, b"marblerun sealing")
+
+    def machine_id(self) -> bytes:
+        """HKDF-SHA256 over the product's key: another one after a change of what that key depends on.
+
+        Gramine does not give out SGX's own id. What this id depends on beyond that one, the sealing keys do, too: an
+        entry under an earlier id could not be opened any more.
+        """
+        return self._derived(SealMode.PRODUCT_KEY, b"", b"marblerun machine id")
+
+    def _derived(self, mode: SealMode, salt: bytes, purpose: bytes) -> bytes:
+        path = self._directory / _FILES[mode]
         try:
             base = path.read_bytes()
         except OSError as error:
             raise Unavailable(f"Gramine's sealing key {path} cannot be read: {error.strerror}") from error
         if len(base) != _KEY_BYTES or not any(base):
             raise Unavailable(f"Gramine's sealing key {path} has no usable value")
-        return HKDF(hashes.SHA256(), _KEY_BYTES, salt=request.key_id, info=b"marblerun sealing").derive(base)
+        return HKDF(hashes.SHA256(), _KEY_BYTES, salt=salt, info=purpose).derive(base)

@@ -17,6 +17,10 @@ class PlainSealer:
         """The key itself (protocol, section 10.2, "noenclave")."""
         return key
 
+    def machine_id(self) -> bytes:
+        """16 zero bytes: all machines are one in simulation (protocol, section 11.3)."""
+        return bytes(16)
+
     def unseal(self, sealed: bytes, additional: bytes) -> bytes:
         """The key itself."""
         if not sealed:
@@ -38,3 +42,7 @@ class AbsentSealer:
     def unseal(self, sealed: bytes, additional: bytes) -> bytes:
         """Raise Unavailable."""
         raise Unavailable("this machine has no sealing key; recover with the recovery keys")
+
+    def machine_id(self) -> bytes:
+        """Raise Unavailable."""
+        raise Unavailable("this machine has no sealing key")

@@ -57,6 +57,10 @@ class EnclaveKeys(Protocol):
         """The 16-byte key for ``request``."""
         ...
 
+    def machine_id(self) -> bytes:
+        """16 bytes that name this machine to enclaves of the product."""
+        ...
+
 
 class EnclaveSealer:
     """Seals under two keys with fresh ids."""
@@ -80,6 +84,10 @@ class EnclaveSealer:
             raise ValueError("with sealing disabled nothing is sealed")
         keys = _ModeKeys(self._keys, mode, self._entropy)
         return seal_key_enclave(keys, key, additional, self._entropy.token(NONCE_BYTES))
+
+    def machine_id(self) -> bytes:
+        """That of the keys."""
+        return self._keys.machine_id()
 
     def unseal(self, sealed: bytes, additional: bytes) -> bytes:
         """The key; which mode it was sealed in tells its key information."""
@@ -139,3 +147,8 @@ class SimulatedKeys:
             holder = b"product" + own.signer_id + own.product_id.to_bytes(2, "little")
         identity = holder + bytes([own.debug]) + request.security_version.to_bytes(2, "little")
         return self._platform.sealing_key(identity, request.key_id, 16)
+
+    def machine_id(self) -> bytes:
+        """Depends on platform, ISVPRODID and the debug flag, as the reference's does (protocol, section 11.3)."""
+        identity = b"machine id" + self._identity.product_id.to_bytes(2, "little") + bytes([self._identity.debug])
+        return self._platform.sealing_key(identity, bytes(_KEY_ID_BYTES), 16)

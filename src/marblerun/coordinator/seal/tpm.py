@@ -27,6 +27,7 @@ _log = logging.getLogger(__name__)
 # measures on a busy machine comes in bursts, so tries are counted in time, with growing pauses.
 _PATIENCE_SECONDS: Final = 30.0
 _LONGEST_PAUSE_SECONDS: Final = 0.25
+_MACHINE_ID_BYTES: Final = 16
 _POLICY_PCR: Final = (0x17F).to_bytes(4, "big")  # TPM_CC_PolicyPCR
 
 
@@ -87,6 +88,11 @@ class TpmSealer:
         except TpmRefusal as error:
             raise Untrusted(f"the TPM refuses the key: {error}", step="sealed-key", reason="bad-seal") from error
         return open_key(kek, found.box, found.object.encode() + additional)
+
+    def machine_id(self) -> bytes:
+        """From the name of the storage root key: another one if the TPM is another one, or was cleared."""
+        with open_tpm(self._tcti) as tpm:
+            return hashlib.sha256(b"marblerun machine id" + tpm.root_name).digest()[:_MACHINE_ID_BYTES]
 
     def _wrap(self, mode: SealMode, selection: PcrSelection) -> _Wrapping:
         key = self._entropy.token(KEY_BYTES)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
+import contextlib
 import hashlib
 import logging
 import time
@@ -50,6 +52,8 @@ from marblerun.wire.limits import MAX_REST_BODY_BYTES
 _log = logging.getLogger(__name__)
 
 MAX_NONCE_BYTES: Final = 1024
+# Probes have their own patience, of seconds mostly; then the last known state has to do.
+_PROBE_SECONDS: Final = 5.0
 
 
 def client_service(coordinator: Coordinator, desk: Desk | None = None) -> Service:
@@ -112,6 +116,7 @@ async def _answer(
     if route is None:
         return envelope.error(405)
     try:
+        await (coordinator.catch_up() if route.needs_present else _try_to_catch_up(coordinator))
         if route.operation is not None:
             coordinator.authorize(route.operation, request.peer.leaf)
         return await route.handle(coordinator, Call(request, query, between))
@@ -123,6 +128,12 @@ async def _answer(
     except Exception:
         _log.exception("a client API handler broke", extra={"path": path})
         return replace(envelope.error(500, INTERNAL_TEXT), reason="internal")
+
+
+async def _try_to_catch_up(coordinator: Coordinator) -> None:
+    with contextlib.suppress(MarbleRunError, TimeoutError):
+        async with asyncio.timeout(_PROBE_SECONDS):
+            await coordinator.catch_up()
 
 
 def _refused(route: Route, attempts: FailedAttempts, request: Request, problem: MarbleRunError) -> Response:
@@ -266,7 +277,7 @@ async def _v2_statement(coordinator: Coordinator, call: Call) -> Response:
 
 
 V2: Final[Mapping[str, Mapping[str, Route]]] = {
-    "/api/v2/status": {"GET": Route(_v2_status, jsend_fail=True)},
+    "/api/v2/status": {"GET": Route(_v2_status, jsend_fail=True, needs_present=False)},
     "/api/v2/manifest": {
         "GET": Route(_v2_get_manifest, jsend_fail=True),
         "POST": Route(_v2_set_manifest, jsend_fail=True),
@@ -320,7 +331,7 @@ def _v1_evidence(own: OwnEvidence) -> Response:
 
 
 V1: Final[Mapping[str, Mapping[str, Route]]] = {
-    "/status": {"GET": Route(_v1_status)},
+    "/status": {"GET": Route(_v1_status, needs_present=False)},
     "/manifest": {"GET": Route(_v1_get_manifest), "POST": Route(_v1_set_manifest, failed=400)},
     "/quote": {"GET": Route(_v1_quote)},
 }

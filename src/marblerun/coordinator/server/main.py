@@ -8,7 +8,6 @@ import gc
 import logging
 import resource
 import signal
-import socket
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -21,21 +20,22 @@ from marblerun.attestation.registry import Registry
 from marblerun.coordinator.entropy import SystemEntropy
 from marblerun.coordinator.seal.detect import detect_sealer
 from marblerun.coordinator.server.client_api import TABLE, client_service
-from marblerun.coordinator.server.edge import EdgeConfig, InnerFactory, ServerIdentity, TlsEdge, server_context
+from marblerun.coordinator.server.edge import EdgeConfig, InnerFactory, ServerIdentity, server_context
 from marblerun.coordinator.server.exchange import Patience, Peer, Service
 from marblerun.coordinator.server.http1 import Http1Connection
 from marblerun.coordinator.server.http2 import Http2Connection
 from marblerun.coordinator.server.journal import journaled
+from marblerun.coordinator.server.listening import bind, bound, only_http2
 from marblerun.coordinator.server.mesh import mesh_service
 from marblerun.coordinator.server.overload import within_descriptors
-from marblerun.coordinator.server.settings import Settings, split_address
+from marblerun.coordinator.server.settings import Settings
+from marblerun.coordinator.server.storage import Storage, open_storage
 from marblerun.coordinator.server.trust import Trust, trust_from_settings
 from marblerun.coordinator.server.turns import Overload
 from marblerun.coordinator.service import Coordinator, Ports
 from marblerun.coordinator.state import Authority, Phase, State
 from marblerun.coordinator.store.anchors import open_anchor
-from marblerun.coordinator.store.file import FileStore
-from marblerun.errors import MarbleRunError, Misconfigured, Unavailable
+from marblerun.errors import MarbleRunError, Misconfigured, Unavailable, WrongPhase
 from marblerun.pki import ecdsa
 from marblerun.version import __version__
 from marblerun.wire.rpc import ACTIVATE_PATH
@@ -45,9 +45,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-BACKLOG: Final = 1024
-# Connections accepted in one go; asyncio would take the whole backlog before it looks at anything else.
-ACCEPTED_AT_ONCE: Final = 32
 MAX_DESCRIPTORS: Final = 16384
 SHUTDOWN_SECONDS: Final = 10.0
 # How long a thread that makes keys or applies an update may keep the event loop from the interpreter.
@@ -96,12 +93,12 @@ class Listeners:
 
     def addresses(self) -> tuple[str, str]:
         """Effective mesh and client address as ``host:port``."""
-        return _bound(self.mesh), _bound(self.client)
+        return bound(self.mesh), bound(self.client)
 
     @property
     def ops_address(self) -> str:
         """Effective address of the metrics listener, empty if there is none."""
-        return _bound(self.ops) if self.ops is not None else ""
+        return bound(self.ops) if self.ops is not None else ""
 
 
 def metrics_from_settings(settings: Settings) -> Metrics | None:
@@ -146,7 +143,7 @@ async def listen(
     )
     if metrics is not None:
         mesh_calls, client_calls = metrics.mesh_calls(mesh_calls), metrics.client_requests(client_calls, TABLE.keys())
-    mesh = EdgeConfig(mesh_context.get, _only_http2(mesh_calls), on_handshake_error, overload.mesh, patience=patience)
+    mesh = EdgeConfig(mesh_context.get, only_http2(mesh_calls), on_handshake_error, overload.mesh, patience=patience)
     client = EdgeConfig(client_context.get, _http(client_calls), on_handshake_error, overload.client, patience=patience)
     if metrics is not None:
         metrics.watch_state(lambda: coordinator.state)
@@ -154,8 +151,8 @@ async def listen(
         metrics.watch_listener("client", client.statistics)
         metrics.watch_overload(overload)
     return Listeners(
-        mesh=await _bind(mesh, settings.mesh_address, "EDG_COORDINATOR_MESH_ADDR"),
-        client=await _bind(client, settings.client_address, "EDG_COORDINATOR_CLIENT_ADDR"),
+        mesh=await bind(mesh, settings.mesh_address, "EDG_COORDINATOR_MESH_ADDR"),
+        client=await bind(client, settings.client_address, "EDG_COORDINATOR_CLIENT_ADDR"),
         ops=None if metrics is None else await _listen_ops(metrics, coordinator, settings),
     )
 
@@ -166,40 +163,11 @@ async def _listen_ops(metrics: Metrics, coordinator: Coordinator, settings: Sett
     return await listen_ops(ops_service(metrics, lambda: coordinator.state), settings.prometheus_address)
 
 
-def _only_http2(service: Service) -> InnerFactory:
-    def make(peer: Peer, _alpn: bytes) -> asyncio.Protocol:
-        return Http2Connection(service, peer)
-
-    return make
-
-
 def _http(service: Service) -> InnerFactory:
     def make(peer: Peer, alpn: bytes) -> asyncio.Protocol:
         return Http2Connection(service, peer) if alpn == b"h2" else Http1Connection(service, peer)
 
     return make
-
-
-async def _bind(config: EdgeConfig, address: str, variable: str) -> asyncio.Server:
-    host, port = split_address(address, variable)
-    loop = asyncio.get_running_loop()
-    try:
-        server = await loop.create_server(
-            lambda: TlsEdge(config), host, port, backlog=ACCEPTED_AT_ONCE, reuse_address=True
-        )
-    except OSError as error:
-        raise Misconfigured(
-            f"cannot listen on {address} ({error.strerror or error}); free the port or set {variable}"
-        ) from error
-    for listener in server.sockets:  # the kernel may keep more waiting than we take at once
-        with socket.fromfd(listener.fileno(), listener.family, listener.type) as same:
-            same.listen(BACKLOG)
-    return server
-
-
-def _bound(server: asyncio.Server) -> str:
-    host, port = server.sockets[0].getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 async def serve(
@@ -218,14 +186,16 @@ async def serve(
     trust = trust_from_settings(environment, settings)
     for warning in trust.warnings:
         _log.warning(warning)
-    store = FileStore(settings.seal_directory)
+    storage = open_storage(environment, settings)
     metrics = metrics_from_settings(settings)
     overload = Overload(limits)
     upkeep = Upkeep(trust.collateral)
     ecdsa.load()  # now, as it takes a moment
     try:
-        coordinator = await _start(environment, settings, trust, store, metrics, overload)
+        ports = _ports(environment, settings, trust, storage, metrics, overload)
+        coordinator = await _start(ports, settings)
         listeners = await listen(coordinator, settings, metrics=metrics, overload=overload)
+        await storage.share(coordinator, ports, overload, stop.set)
         # What lives now lives long: the collector need not look at it again.
         gc.collect()
         gc.freeze()
@@ -241,10 +211,10 @@ async def serve(
             on_ready(listeners)
         await stop.wait()
         _log.info("the Coordinator is shutting down")
-        await _close(listeners, coordinator)
+        await _close(listeners, coordinator, storage)
     finally:
         overload.close()
-        store.close()
+        storage.close()
         await upkeep.aclose()
 
 
@@ -257,18 +227,19 @@ async def prefetch_own_platform(coordinator: Coordinator, registry: Registry, up
             upkeep.prefetch(key)
 
 
-async def _start(
+def _ports(
     environment: Mapping[str, str],
     settings: Settings,
     trust: Trust,
-    store: FileStore,
+    storage: Storage,
     metrics: Metrics | None,
     overload: Overload,
-) -> Coordinator:
+) -> Ports:
     entropy = SystemEntropy()
+    machine = detect_sealer(environment, trust.issuer, trust.simulated_platform, entropy)
     ports = Ports(
-        store=store,
-        sealer=detect_sealer(environment, trust.issuer, trust.simulated_platform, entropy),
+        store=storage.store,
+        sealer=storage.sealer(machine, entropy),
         registry=trust.registry,
         admission=trust.admission,
         collateral=trust.collateral,
@@ -279,11 +250,15 @@ async def _start(
         making_keys=overload.keys,
         changing=overload.changes,
     )
-    _log.info("opening the state", extra={"fields": {"sealing": ports.sealer.name}})
     if metrics is not None:
         ports = replace(ports, timed=metrics.timed)
         if isinstance(trust.collateral, CachedSource):
             metrics.watch_collateral(trust.collateral.statistics)
+    return ports
+
+
+async def _start(ports: Ports, settings: Settings) -> Coordinator:
+    _log.info("opening the state", extra={"fields": {"sealing": ports.sealer.name}})
     coordinator = Coordinator(ports, settings.names)
     await coordinator.start()
     try:
@@ -308,18 +283,25 @@ async def _startup_manifest(coordinator: Coordinator, settings: Settings) -> Non
         raw = await asyncio.to_thread(path.read_bytes)
     except OSError as error:
         raise Misconfigured(f"EDG_STARTUP_MANIFEST {path} cannot be read: {error.strerror}") from error
-    shares = await coordinator.set_manifest(raw)
+    try:
+        shares = await coordinator.set_manifest(raw)
+    except WrongPhase:
+        _log.info("another Coordinator has set a manifest meanwhile; the start-up manifest is left alone")
+        return
     if shares:
         _log.warning("the start-up manifest has recovery keys, but nobody was there to take the recovery secrets")
 
 
-async def _close(listeners: Listeners, coordinator: Coordinator) -> None:
+async def _close(listeners: Listeners, coordinator: Coordinator, storage: Storage) -> None:
     for server in listeners.servers:
         server.close()
     try:
-        await asyncio.wait_for(coordinator.stop(), SHUTDOWN_SECONDS)
-    except TimeoutError:
-        _log.error("the last write did not end in time")
+        await storage.unshare()
+    finally:
+        try:
+            await asyncio.wait_for(coordinator.stop(), SHUTDOWN_SECONDS)
+        except TimeoutError:
+            _log.error("the last write did not end in time")
 
 
 def _raise_descriptor_limit() -> int:

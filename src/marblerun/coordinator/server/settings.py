@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from marblerun.coordinator.kubernetes.place import KubernetesPlace, place_from_variables
 from marblerun.coordinator.server.overload import Limits
-from marblerun.coordinator.store.anchors import AnchorPlace, TlsFiles, parse_anchor
+from marblerun.coordinator.store.anchors import AnchorPlace, EtcdPlace, TlsFiles, parse_anchor
 from marblerun.errors import Misconfigured
 from marblerun.pki.profiles import SubjectNames
 
@@ -58,6 +59,25 @@ VARIABLES: Final = (
     Variable("EDG_COORDINATOR_ANCHOR_CA_FILE", "CA certificates (PEM) that vouch for the anchor's etcd"),
     Variable("EDG_COORDINATOR_ANCHOR_CERT_FILE", "this Coordinator's certificate for the anchor's etcd (PEM)"),
     Variable("EDG_COORDINATOR_ANCHOR_KEY_FILE", "its private key (PEM)"),
+    Variable("EDG_DISTRIBUTED_COORDINATOR", "1: several Coordinators share one state, in Kubernetes", "0"),
+    Variable(
+        "EDG_ENTERPRISE_LICENSED_FEATURES", "a list with distributedcoordinator in it: the same, by its earlier name"
+    ),
+    Variable("EDG_STORE_BACKEND", "k8s-secret: where several Coordinators have their state; nothing else is possible"),
+    Variable("EDG_K8S_STATE_NAME", "name of the Secret that holds the state", "marblerun-state"),
+    Variable("EDG_K8S_KEK_MAP", "name of the ConfigMap that holds the sealed keys", "marblerun-sealed-kek"),
+    Variable(
+        "EDG_K8S_SERVICE_NAME", "name of the Service by which Coordinators find each other", "coordinator-key-api"
+    ),
+    Variable("EDG_K8S_NAMESPACE", "namespace of all three", "that of the service account"),
+    Variable(
+        "EDG_K8S_ACCOUNT_DIR",
+        "directory of the service account: token, ca.crt, namespace",
+        "/var/run/secrets/kubernetes.io/serviceaccount",
+    ),
+    Variable("EDG_KUBERNETES_SERVICE_HOST", "the cluster's API server", "KUBERNETES_SERVICE_HOST"),
+    Variable("EDG_KUBERNETES_SERVICE_PORT", "its port", "KUBERNETES_SERVICE_PORT"),
+    Variable("EDG_COORDINATOR_KEY_ADDR", "listener for other Coordinators of the same state (gRPC)", ":5433"),
     Variable("EDG_COORDINATOR_DEV_MODE", "1: console log; go on if the first quote cannot be issued", "0"),
     Variable("EDG_DEBUG_LOGGING", "1: debug level", "0"),
     Variable("EDG_HTTP_ERROR_LOG_LEVEL", "level of handshake and connection errors in the log", "error"),
@@ -119,13 +139,11 @@ VARIABLES: Final = (
     ),
 )
 
-# Known to the reference and not served here yet: setting them to a value that turns them on is refused.
-UNSUPPORTED: Final = {
-    "EDG_DISTRIBUTED_COORDINATOR": "several Coordinators on one state",
-    "EDG_ENTERPRISE_LICENSED_FEATURES": "several Coordinators on one state",
-}
 # Known to the reference, for what cannot be had here yet; the manifest gate or the mode that needs them is refused.
-_NOT_BUILT: Final = ("EDG_AZURE_", "EDG_MAA_", "EDG_K8S_", "EDG_KUBERNETES_", "EDG_STORE_BACKEND")
+_NOT_BUILT: Final = ("EDG_AZURE_", "EDG_MAA_")
+# What has an effect only where several Coordinators share a state.
+_SHARED: Final = ("EDG_K8S_", "EDG_STORE_BACKEND")
+_BACKEND: Final = "k8s-secret"
 _MARBLE_PREFIX: Final = "EDG_MARBLE_"
 
 
@@ -140,6 +158,9 @@ class Settings:
     names: SubjectNames = field(default_factory=SubjectNames)
     """In the CA certificates, beside the loopback addresses."""
     seal_directory: Path = Path(DEFAULT_DATA_DIRECTORY)
+    kubernetes: KubernetesPlace | None = None
+    """Where the state is shared with other Coordinators; ``None``: it is this one's own, in ``seal_directory``."""
+    key_address: str = ":5433"
     anchor: AnchorPlace | None = None
     anchor_tls: TlsFiles = field(default_factory=TlsFiles)
     dev_mode: bool = False
@@ -160,7 +181,8 @@ class Settings:
 def settings_from_environment(environment: Mapping[str, str], working_directory: Path) -> Settings:
     """Read the settings; raises Misconfigured with what to do about a value that cannot be used."""
     value = {name: text for name, text in environment.items() if text}
-    _refuse_unsupported(value)
+    _refuse_renamed(value)
+    anchor = parse_anchor(value["EDG_COORDINATOR_ANCHOR"]) if "EDG_COORDINATOR_ANCHOR" in value else None
     cwd = Path(value.get("EDG_CWD", str(working_directory)))
     level = value.get("EDG_HTTP_ERROR_LOG_LEVEL", "error").lower()
     return Settings(
@@ -170,7 +192,9 @@ def settings_from_environment(environment: Mapping[str, str], working_directory:
         metrics_uuid=value.get("EDG_COORDINATOR_METRICS_UUID") == "1",
         names=SubjectNames.parse(value.get("EDG_COORDINATOR_DNS_NAMES", "localhost")),
         seal_directory=Path(value.get("EDG_COORDINATOR_SEAL_DIR", str(cwd / DEFAULT_DATA_DIRECTORY))),
-        anchor=parse_anchor(value["EDG_COORDINATOR_ANCHOR"]) if "EDG_COORDINATOR_ANCHOR" in value else None,
+        kubernetes=_kubernetes(value, anchor),
+        key_address=value.get("EDG_COORDINATOR_KEY_ADDR", ":5433"),
+        anchor=anchor,
         anchor_tls=TlsFiles(
             _path(value, "EDG_COORDINATOR_ANCHOR_CA_FILE"),
             _path(value, "EDG_COORDINATOR_ANCHOR_CERT_FILE"),
@@ -230,27 +254,45 @@ def _seconds(value: Mapping[str, str], name: str, default: float) -> float:
     return seconds
 
 
-def _refuse_unsupported(value: Mapping[str, str]) -> None:
+def _refuse_renamed(value: Mapping[str, str]) -> None:
     if "EDG_COORDINATOR_ANCHOR_FILE" in value:  # its earlier name; without effect, going back would not be noticed
         raise Misconfigured("EDG_COORDINATOR_ANCHOR_FILE is now EDG_COORDINATOR_ANCHOR=file:PATH")
-    distributed = value.get("EDG_DISTRIBUTED_COORDINATOR") == "1"
+
+
+def _is_distributed(value: Mapping[str, str]) -> bool:
     licensed = "distributedcoordinator" in value.get("EDG_ENTERPRISE_LICENSED_FEATURES", "").lower()
-    if distributed or licensed:
-        name = "EDG_DISTRIBUTED_COORDINATOR" if distributed else "EDG_ENTERPRISE_LICENSED_FEATURES"
+    return licensed or value.get("EDG_DISTRIBUTED_COORDINATOR") == "1"
+
+
+def _kubernetes(value: Mapping[str, str], anchor: AnchorPlace | None) -> KubernetesPlace | None:
+    """Where several Coordinators keep their state, if this is one of several; refuses what cannot be right then."""
+    if not _is_distributed(value):
+        return None
+    backend = value.get("EDG_STORE_BACKEND", "")
+    if backend != _BACKEND:
         raise Misconfigured(
-            f"{name} asks for {UNSUPPORTED[name]}, which this version cannot do yet; unset it and run one Coordinator"
+            f"EDG_STORE_BACKEND is {backend!r}, but several Coordinators can share a state only in Kubernetes: set "
+            f"it to {_BACKEND}, or unset EDG_DISTRIBUTED_COORDINATOR and run one Coordinator"
         )
+    if anchor is not None and not isinstance(anchor, EtcdPlace):
+        raise Misconfigured(
+            "EDG_COORDINATOR_ANCHOR names a memory of one machine, which does not know what Coordinators on other "
+            "machines write; with several of them only an anchor in etcd can be right: etcd:https://HOST:2379/KEY"
+        )
+    return place_from_variables(value)
 
 
 def _unknown_variables(value: Mapping[str, str]) -> tuple[str, ...]:
-    known = {variable.name for variable in VARIABLES} | set(UNSUPPORTED)
+    known = {variable.name for variable in VARIABLES}
     strange = [name for name in sorted(value) if name.startswith("EDG_") and name not in known]
-    return tuple(
+    idle = [] if _is_distributed(value) else [name for name in sorted(value) if name.startswith(_SHARED)]
+    without = tuple(f"variable {name} has no effect without EDG_DISTRIBUTED_COORDINATOR=1" for name in idle)
+    return without + tuple(
         f"variable {name} has no effect: what it belongs to is not built here yet"
         if name.startswith(_NOT_BUILT)
         else f"unknown variable {name} has no effect"
         for name in strange
-        if not name.startswith(_MARBLE_PREFIX)
+        if not name.startswith((_MARBLE_PREFIX, *_SHARED))
     )
 
 

@@ -373,6 +373,11 @@ class Overload:
         self.changes = SlowWork("changes", _CHANGE_THREADS, limits.requests, slow, self.tally)
         self._turns = turns
 
+    def listener(self, name: str, limits: Limits, seconds_each: float) -> tuple[Door, Desk]:
+        """Door and desk of one more listener, in the same turns; ``limits.requests`` is for its desk."""
+        desk = Desk(f"{name}-requests", limits.requests, seconds_each, limits.wait_seconds, self._turns)
+        return Door(name, limits, self._turns), desk
+
     def waiting(self) -> Mapping[str, int]:
         """How many wait in each queue."""
         queues = {lane.name: lane.queue.waiting for lane in self._turns.lanes}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Final, TypeVar
 
 from cryptography import x509
@@ -40,16 +41,11 @@ _DECIMAL: Final = re.compile(rb"[0-9]{1,3}")
 
 
 def encode_state(state: State) -> dict[str, bytes]:
-    """Every entry of a state that has a manifest."""
-    deployment = state.deployment
-    if deployment is None:
-        raise ValueError("a state without a manifest is not stored")
+    """Every entry of a state; without a manifest only Coordinators that share their state keep one."""
     authority = state.authority
     entries = {
         **state.other_entries,
         "state": b"%d" % state.phase,
-        "manifest": deployment.manifest,
-        "manifestSignature": deployment.signature,
         "rootSecret": state.root_secret,
         "updateLog": state.update_log.encode(),
         ROOT_CERTIFICATE: authority.root_der,
@@ -64,6 +60,13 @@ def encode_state(state: State) -> dict[str, bytes]:
         entries["previousRootSecret"] = state.previous_root_secret
     if state.pending_update is not None:
         entries["pendingUpdate"] = encode_pending_update(state.pending_update)
+    if state.deployment is not None:
+        entries.update(_encode_deployment(state.deployment))
+    return with_provenance(entries, state.provenance, SEQUENCE, PREVIOUS, STAMP)
+
+
+def _encode_deployment(deployment: Deployment) -> dict[str, bytes]:
+    entries = {"manifest": deployment.manifest, "manifestSignature": deployment.signature}
     entries.update(_encode_all("package", deployment.packages, encode_package))
     entries.update(_encode_all("infrastructure", deployment.infrastructures, encode_infrastructure))
     entries.update(_encode_all("marble", deployment.marbles, encode_marble))
@@ -71,7 +74,7 @@ def encode_state(state: State) -> dict[str, bytes]:
     entries.update(_encode_all("user", deployment.users, encode_user))
     entries.update(_encode_all("secret", deployment.secrets, encode_secret))
     entries.update(_encode_all("previousSecret", deployment.previous_secrets, encode_secret))
-    return with_provenance(entries, state.provenance, SEQUENCE, PREVIOUS, STAMP)
+    return entries
 
 
 def decode_state(entries: Mapping[str, bytes]) -> State:
@@ -98,6 +101,37 @@ def decode_state(entries: Mapping[str, bytes]) -> State:
         provenance=read_provenance(entries, SEQUENCE, PREVIOUS, STAMP),
         other_entries=reader.rest(SEQUENCE, PREVIOUS, STAMP, PROVENANCE),
     )
+
+
+def decode_following(entries: Mapping[str, bytes], before: Mapping[str, bytes], present: State) -> State:
+    """The state that the entries hold, with the very objects of ``present``, whose entries are ``before``.
+
+    What is equal is the same object: whoever compares deployments by identity sees that nothing has changed. Where only
+    counters have, nothing else is decoded. Data key and record are left to the caller. Raises Malformed.
+    """
+    changed = {name for name in entries.keys() | before.keys() if entries.get(name) != before.get(name)}
+    kinds = {name.partition(":")[0] for name in changed} - _STANDING
+    reader = _Reader(entries)
+    activations = reader.all("activations", _count) if "activations" in kinds else present.activations
+    counters = reader.all("monotonicCounter", _counter) if "monotonicCounter" in kinds else present.counters
+    record = read_provenance(entries, SEQUENCE, PREVIOUS, STAMP)
+    if kinds <= _COUNTED:
+        return replace(present, activations=activations, counters=counters, provenance=record)
+    new = decode_state(entries)
+    authority = new.authority if kinds & _OF_AUTHORITY else present.authority
+    deployment = new.deployment if kinds & _OF_DEPLOYMENT else present.deployment
+    return replace(new, activations=activations, counters=counters, authority=authority, deployment=deployment)
+
+
+_STANDING: Final = frozenset({SEQUENCE, PREVIOUS, STAMP, PROVENANCE})
+_COUNTED: Final = frozenset({"activations", "monotonicCounter"})
+_OF_AUTHORITY: Final = frozenset({"certificate", "privateKey"})
+_OF_DEPLOYMENT: Final = frozenset(
+    {
+        *("manifest", "manifestSignature", "package", "infrastructure", "marble", "TLS", "user", "secret"),
+        "previousSecret",
+    }
+)
 
 
 def encode_pending_update(pending: PendingUpdate) -> bytes:

@@ -56,6 +56,8 @@ class Route:
     """HTTP status when the operation itself fails; the reference uses 500 for nearly everything."""
     jsend_fail: bool = False
     """Whether client mistakes are JSend ``fail`` (v2) or ``error`` (v1)."""
+    needs_present: bool = True
+    """Whether it fails where the present state cannot be read; else the last known one answers."""
     operation: Operation | None = None
     """What the caller has to be allowed; looked at before query and body are. ``None``: open to everybody."""
 

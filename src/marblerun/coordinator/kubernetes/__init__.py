@@ -1,0 +1,1 @@
+"""Kubernetes, as far as Coordinators need it that share one state."""
