@@ -25,6 +25,7 @@ from benchmarks.rows_evidence import verification_row
 from benchmarks.rows_serving import serving_rows
 from benchmarks.rows_waiting import waiting_rows
 from benchmarks.table import Row, as_markdown, as_text, text_header
+from marblerun.cli.pipe import until_reader_leaves
 from marblerun.errors import MarbleRunError
 
 Measure = Callable[[Effort, Sequence[str]], Sequence[Row]]
@@ -170,4 +171,4 @@ def _show(output: str, rows: Sequence[Row], facts: dict[str, str], document: dic
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(until_reader_leaves(main))

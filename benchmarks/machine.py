@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cryptography.hazmat.backends.openssl import backend
 
-_PACKAGES = ("cryptography", "awscrt", "pyOpenSSL", "h2", "h11", "protobuf", "uvloop", "dcap-qvl")
+_PACKAGES = ("cryptography", "awscrt", "pyOpenSSL", "h2", "protobuf", "uvloop", "dcap-qvl")
 
 
 def facts() -> dict[str, str]:

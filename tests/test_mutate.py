@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.mutate import EQUIVALENT, ROOMS, SOURCES, mutants
+from tests.mutants import SOURCES, mutants
+from tests.mutate import EQUIVALENT, ROOMS
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -28,10 +29,11 @@ def test_the_explained_survivors_are_mutants_that_exist() -> None:
 
 SWEEP = """
 import sys
-from tests.mutate import mutants, sweep
+from tests.mutants import mutants
+from tests.mutate_runs import sweep
 key = "attestation/binding verify_binding: never `if not message`"
 (mutant,) = [one for one in mutants("attestation/binding") if one.key == key]
-print(*(len(sweep([mutant], [tests], jobs=1)) for tests in sys.argv[1:]))
+print(*(len([*sweep([mutant], [tests], jobs=1)]) for tests in sys.argv[1:]))
 """
 
 

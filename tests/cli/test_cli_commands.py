@@ -192,6 +192,7 @@ def test_verify_refuses_a_recovered_state_unless_it_is_allowed(
     result = session.run("manifest", "verify", "m.json", honest.endpoint, *ERA)
     assert (result.exit_code, session.cached) == (3, None)
     assert "recovered 1 times" in result.stderr
+    assert "--allow-recovered" in result.stderr
     assert session.run("manifest", "verify", "m.json", honest.endpoint, *ERA, "--allow-recovered").stdout == "OK\n"
 
 

@@ -130,7 +130,7 @@ def test_simulated_evidence_is_not_genuine_where_only_hardware_counts(files: Pat
         ("nobody",),
         ("lost",),
         ("web", "--collateral-dir", "missing", "--collateral", "missing"),
-        ("web", "--message", "missing"),
+        ("web", "--message", "."),
         ("web", "--message", "cert.der", "--report-data-of", "cert.der"),
     ],
 )

@@ -81,6 +81,27 @@ def test_how_many_are_missing_is_told_and_is_no_failure(session: Session, honest
     assert json.loads(result.stdout) == {"remaining": 2, "message": "from the Coordinator"}
 
 
+def test_how_many_are_missing_is_said_once(session: Session, honest: FakeCoordinator) -> None:
+    recovering(honest, remaining=2)
+    answer = {"remaining": 2, "message": "Secret 1 of 3 accepted. 2 more are needed."}
+    honest.routes["POST /api/v2/recover"] = lambda _: success(answer)
+    result = session.run("recover", "secret.bin", honest.endpoint, "-k", "recovery.pem", *ERA)
+    assert (result.exit_code, result.stdout) == (0, "Secret 1 of 3 accepted. 2 more are needed.\n")
+    assert "needed" not in result.stderr
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_what_went_wrong_although_the_state_is_back_is_a_warning(
+    session: Session, honest: FakeCoordinator, form: tuple[str, ...]
+) -> None:
+    recovering(honest)
+    answer = {"remaining": 0, "message": "Recovery successful.\nThe state is not sealed for this machine: no TPM."}
+    honest.routes["POST /api/v2/recover"] = lambda _: success(answer)
+    result = session.run("recover", "secret.bin", honest.endpoint, "-k", "recovery.pem", *ERA, *form)
+    assert result.exit_code == 0
+    assert "Warning: The state is not sealed for this machine: no TPM." in result.stderr
+
+
 def test_a_coordinator_that_waits_for_no_secret_gets_none(session: Session, honest: FakeCoordinator) -> None:
     recovering(honest)
     honest.routes["GET /api/v2/status"] = lambda _: success({"code": 3, "message": "running"})
@@ -384,7 +405,7 @@ def test_a_manifest_that_is_neither_a_file_nor_a_signature_is_told_before_anythi
     recovering(honest)
     arguments = ("recover", "secret.bin", honest.endpoint, "-k", "recovery.pem", "--manifest", "nowhere.json", *ERA)
     result = session.run(*arguments)
-    assert (result.exit_code, honest.sent_requests) == (7, [])
+    assert (result.exit_code, honest.sent_requests) == (8, [])
     assert "there is no file nowhere.json" in result.stderr
 
 

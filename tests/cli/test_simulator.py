@@ -116,7 +116,6 @@ def test_a_bad_line_ends_it_with_code_2_after_the_good_ones_are_answered(
         ["serve", "DIR", "--listen", "8081"],
         ["serve", "DIR", "--listen", "localhost:99999"],
         ["serve", "DIR", "--listen", "localhost:0", "--tls-cert", "CERT"],
-        ["serve", "/nowhere"],
         ["init"],
         ["dance"],
     ],
@@ -151,6 +150,14 @@ def test_serve_prints_its_url_serves_and_ends_cleanly_on_sigterm(platform: Simul
             assert platform.fmspc.hex().upper().encode() in reply.read()
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
+
+
+def test_serve_prints_the_host_as_it_was_named_since_a_certificate_for_a_name_fits_no_address(
+    platform: SimulatedPlatform,
+) -> None:
+    with started("serve", str(platform.directory), "--listen", "localhost:0") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith(b"http://localhost:")
 
 
 def test_serve_serves_recorded_collateral_too(tmp_path: Path) -> None:

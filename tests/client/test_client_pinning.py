@@ -14,7 +14,7 @@ from tests.client.coordinators import Call, FakeCoordinator, Identity, mint, ser
 
 from marblerun.client import UNVERIFIED, AsyncClient, Client, Credentials, PinnedRoot, Status
 from marblerun.client.pinning import tls_context
-from marblerun.errors import Malformed, Unavailable, Untrusted
+from marblerun.errors import Malformed, NotFound, Unavailable, Untrusted
 
 
 def _status(_call: Call) -> tuple[int, bytes]:
@@ -111,8 +111,9 @@ def test_a_pin_that_is_no_certificate_is_malformed() -> None:
         tls_context(PinnedRoot(b"garbage"))
 
 
-def test_a_silent_port_is_unavailable_not_untrusted() -> None:
-    with Client("127.0.0.1:9", PinnedRoot(mint("x").der)) as client, pytest.raises(Unavailable):
+def test_a_silent_port_is_unavailable_not_untrusted_and_the_error_says_what_to_look_at() -> None:
+    client = Client("127.0.0.1:9", PinnedRoot(mint("x").der))
+    with client, pytest.raises(Unavailable, match=r"is a Coordinator running.*EDG_COORDINATOR_CLIENT_ADDR"):
         client.status()
 
 
@@ -120,8 +121,12 @@ def test_credentials_that_do_not_belong_together_are_refused(tmp_path: Path) -> 
     one, two = mint("one"), mint("two")
     (tmp_path / "c").write_bytes(one.pem)
     (tmp_path / "k").write_bytes(two.key_pem)
-    with pytest.raises(Malformed, match="does not belong"):
+    with pytest.raises(Malformed, match=f"client key {tmp_path}/k: does not belong"):
         Credentials.load(tmp_path / "c", tmp_path / "k")
+    with pytest.raises(Malformed, match=f"client certificate {tmp_path}/k: is not a PEM"):
+        Credentials.load(tmp_path / "k", tmp_path / "k")
+    with pytest.raises(NotFound, match=f"there is no file {tmp_path}/none"):
+        Credentials.load(tmp_path / "c", tmp_path / "none")
     (tmp_path / "k").write_bytes(one.key_pem)
     assert Credentials.load(tmp_path / "c", tmp_path / "k") == one.credentials
 

@@ -28,6 +28,7 @@ from marblerun.coordinator.provenance import (
     PROVENANCE,
     UNRECORDED,
     Provenance,
+    RecoveredBy,
     read_provenance,
     with_provenance,
 )
@@ -37,6 +38,7 @@ from marblerun.coordinator.store import Sealed
 from marblerun.coordinator.store.entries import decode_state, encode_state
 from marblerun.coordinator.store.memory import MemoryStore
 from marblerun.secrets.box import build_sealed_data
+from marblerun.secrets.shares import MAX_SHARES
 
 ATTACKER = "mallory"
 
@@ -202,6 +204,42 @@ def test_no_two_maps_of_entries_are_covered_by_the_same_record(entries: dict[str
 )  # fmt: skip
 def test_a_damaged_record_is_no_error_but_says_nothing(entry: bytes) -> None:
     assert read_provenance({PROVENANCE: entry}) == UNRECORDED
+
+
+def test_a_record_is_read_up_to_its_ceiling_and_not_above() -> None:
+    found = replace(BEGUN, first_manifest="ab" * 32)
+    entry = with_provenance({}, found)[PROVENANCE].ljust(1024 * 1024)
+    assert read_provenance({PROVENANCE: entry}) == found
+    assert read_provenance({PROVENANCE: entry + b" "}) == UNRECORDED
+
+
+def test_only_a_state_without_a_manifest_is_complete_without_naming_its_first_one() -> None:
+    assert read_provenance(with_provenance({}, BEGUN)) == BEGUN
+    assert not read_provenance(with_provenance({"manifest": b"{}"}, BEGUN)).complete
+
+
+GROUP = RecoveredBy(("ab" * 32,), 1, 1, "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z")
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [
+        (GROUP,) * (MAX_GROUPS + 1),
+        (replace(GROUP, keys=("x",)),),
+        (replace(GROUP, keys=("ab" * 33,)),),
+        (replace(GROUP, keys=("ab" * 32,) * (MAX_SHARES + 1)),),
+        (replace(GROUP, first="yesterday"),),
+        (replace(GROUP, last="2026-01-02T00:00:00Z "),),
+        (GROUP, replace(GROUP, times=0)),
+    ],
+)
+def test_a_record_of_recoveries_as_nobody_writes_them_says_nothing(groups: tuple[RecoveredBy, ...]) -> None:
+    assert read_provenance(with_provenance({}, replace(BEGUN, recovered_by=groups))) == UNRECORDED
+
+
+def test_a_record_may_name_as_many_recoveries_and_keys_as_there_can_be() -> None:
+    found = replace(BEGUN, recovered_by=(replace(GROUP, keys=("ab" * 32,) * MAX_SHARES),) * MAX_GROUPS)
+    assert read_provenance(with_provenance({}, found)) == found
 
 
 def test_more_sets_of_keys_than_are_kept_make_the_record_incomplete_and_keep_the_first() -> None:

@@ -449,13 +449,18 @@ def test_r8_a_key_that_cannot_be_sealed_does_not_fail_the_recovery(place: Place)
     place.sealer = sealer
     with lost_and_running(place) as (up, share):
         sealer.failing = True
-        assert give(up, share) == [0]
+        answer = send(up, share.secret, share.signature)
+        assert (answer.status, answer.data["remaining"]) == (200, 0)
+        for told in (str(answer.data["message"]), up.coordinator.status().message):
+            assert "the platform gives no sealing key" in told.partition("\n")[2]
         assert code(up) == 3
         assert stored(place).keys == (b"",)
     with running(place) as up:
         assert code(up) == 1
         sealer.failing = False
-        assert give(up, share) == [0]
+        answer = send(up, share.secret, share.signature)
+        assert answer.data == {"remaining": 0, "message": "Recovery successful."}
+        assert "\n" not in up.coordinator.status().message
     with running(place) as up:
         assert code(up) == 3
 

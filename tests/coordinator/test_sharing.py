@@ -22,10 +22,12 @@ from marblerun.attestation.model import Verdict
 from marblerun.attestation.registry import Registry
 from marblerun.coordinator.commands.activate import ActivationRefused
 from marblerun.coordinator.commands.recover import give
-from marblerun.coordinator.following import Barrier
+from marblerun.coordinator.following import Barrier, Follower
 from marblerun.coordinator.server.client_api import TABLE
+from marblerun.coordinator.server.openapi import openapi_bytes
 from marblerun.coordinator.service import Coordinator
 from marblerun.coordinator.state import Phase
+from marblerun.coordinator.store import Sealed
 from marblerun.errors import Conflict, MarbleRunError, Unavailable, Untrusted, WrongPhase
 
 
@@ -271,7 +273,7 @@ def test_rules_that_changed_while_evidence_was_verified_are_those_that_count() -
 
 def test_what_others_do_is_followed_without_any_request(monkeypatch: pytest.MonkeyPatch) -> None:
     """Handshakes show a new CA, and an instance that waits for its key leaves recovery when it can."""
-    monkeypatch.setattr("marblerun.coordinator.service.FOLLOW_SECONDS", 0.01)
+    monkeypatch.setattr("marblerun.coordinator.following.FOLLOW_SECONDS", 0.01)
 
     async def scenario(them: Group) -> None:
         one, other = them.members
@@ -286,6 +288,49 @@ def test_what_others_do_is_followed_without_any_request(monkeypatch: pytest.Monk
         assert other.coordinator.signed_manifest().manifest == encode(many(2))
 
     group(2, scenario)
+
+
+def test_a_mistake_of_ours_while_following_is_told_and_does_not_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("marblerun.coordinator.following.FOLLOW_SECONDS", 0.0)
+    outcomes = iter([RuntimeError("our mistake"), Unavailable("away"), None])
+    told: list[object] = []
+
+    async def main() -> None:
+        is_over = asyncio.Event()
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context["exception"]))
+
+        async def take_over(_anew: bool) -> None:
+            outcome = next(outcomes, None)
+            if outcome is not None:
+                raise outcome
+
+        def tell(trouble: str) -> None:
+            told.append(trouble)
+            if not trouble:
+                is_over.set()
+
+        follower = Follower(asyncio.Lock(), take_over, lambda: False, tell)
+        follower.begin()
+        await asyncio.wait_for(is_over.wait(), 60)
+        await follower.end()
+
+    asyncio.run(main())
+    assert [str(one) for one in told] == ["our mistake", "away", ""]
+
+
+def test_bytes_that_are_no_state_are_refused_as_damage_and_not_as_a_clients_mistake() -> None:
+    async def scenario(them: Group) -> None:
+        (one,) = them.members
+        await one.coordinator.set_manifest(encode(many(2)))
+        good = them.place.sealed
+        for sealed in (Sealed(b"\x00" * 3, ()), Sealed(b"\xff" * 5, (b"key",))):
+            them.place.sealed, them.place.number = sealed, them.place.number + 1
+            with pytest.raises(Untrusted, match="damaged"):
+                await one.coordinator.catch_up()
+        them.place.sealed, them.place.number = good, them.place.number + 1
+        await activate(one.coordinator)
+
+    group(1, scenario)
 
 
 # -- answers that get lost ---------------------------------------------------------------------------------------
@@ -343,6 +388,7 @@ def test_every_request_is_answered_by_the_present_state_and_only_status_by_the_l
         assert (found.status, b"eA==" in found.body) == (200, True)
         shared.is_away = True
         answers = {path: ask(other.client, "GET", path) for path in readable}
+        assert answers.pop("/api/v2/openapi.json").body == openapi_bytes(TABLE)  # depends on no state
         assert {path for path, answer in answers.items() if answer.status == 200} == {"/status", "/api/v2/status"}
         assert all("the store is away" in answer.body.decode() for answer in answers.values())
         shared.is_away = False

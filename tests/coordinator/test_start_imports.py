@@ -73,5 +73,5 @@ def test_a_start_does_not_load(loaded: frozenset[str], name: str) -> None:
 
 def test_a_start_loads_what_it_serves_with(loaded: frozenset[str]) -> None:
     """Else this file would look in the wrong place."""
-    needed = {"OpenSSL.SSL", "hpack", "h11", "marblerun.coordinator.service", "marblerun.attestation.collect"}
+    needed = {"OpenSSL.SSL", "hpack", "marblerun.coordinator.service", "marblerun.attestation.collect"}
     assert needed - loaded == set()

@@ -67,6 +67,26 @@ def test_x2_x8_a_two_party_update_in_version_2() -> None:
         assert ask(up.client, "GET", f"{V2}/update-manifest").status == 404
 
 
+def test_the_fields_of_an_answer_come_in_the_order_of_the_reference() -> None:
+    """Protocol, sections 7.4 and 7.5: whoever compares two Coordinators' answers byte by byte finds them alike."""
+    with running(manifest=encode(office({**UPDATERS, "alice": ADMIN}, UpdateThreshold=2))) as up:
+        for path, fields in (
+            ("/status", ["StatusCode", "StatusMessage"]),
+            ("/quote", ["Cert", "Quote"]),
+            ("/manifest", ["ManifestSignatureRootECDSA", "ManifestSignature", "Manifest"]),
+            (f"{V2}/status", ["code", "message", "evidence"]),
+            (f"{V2}/quote", ["cert", "quote", "evidence"]),
+            (f"{V2}/manifest", ["manifestSignatureRootECDSA", "manifestFingerprint", "manifest"]),
+        ):
+            assert list(ask(up.client, "GET", path).data) == fields
+        new = _wrapped(encode({**json.loads(NEW), "RecoveryKeys": {"k": recovery_pem("k")}}))
+        started = _post(up, f"{V2}/update", "alice", new)
+        assert list(started.data) == ["missingAcknowledgments", "missingUsers"]
+        assert list(ask(up.client, "GET", f"{V2}/update-manifest").data) == ["manifest", "message", "missingUsers"]
+        applied = _post(up, f"{V2}/update-manifest", "bob", new)
+        assert list(applied.data) == ["message", "missingUsers", "missingAcknowledgments", "recoverySecrets"]
+
+
 def test_x2_x8_a_two_party_update_in_version_1() -> None:
     """Protocol, section 7.5: null for the start, then a sentence that begins with the number or with All."""
     with running(manifest=encode(office(UPDATERS, UpdateThreshold=0))) as up:

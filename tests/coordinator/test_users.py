@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,7 +10,7 @@ from dataclasses import replace
 import pytest
 from tests.coordinator.manifests import encode
 from tests.coordinator.people import ADMIN, Answer, Person, ask, office, person
-from tests.coordinator.running import Address, Running, running
+from tests.coordinator.running import Running, running
 from tests.coordinator.states import deployed, fresh
 
 from marblerun.coordinator.commands.caller import (
@@ -21,10 +22,18 @@ from marblerun.coordinator.commands.caller import (
     require_caller,
     require_granted,
 )
-from marblerun.coordinator.server.attempts import MAX_ADDRESSES, MAX_FAILURES_PER_MINUTE, FailedAttempts
-from marblerun.coordinator.server.client_api import V1, V2
+from marblerun.coordinator.server.attempts import (
+    MAX_ADDRESSES,
+    MAX_FAILURES_PER_MINUTE,
+    MAX_STRANGERS_PER_MINUTE,
+    ClientAttempts,
+    FailedAttempts,
+)
+from marblerun.coordinator.server.client_api import V1, V2, client_service
+from marblerun.coordinator.server.exchange import Handler, Peer, Request, Response
 from marblerun.coordinator.server.rest.users_v1 import USERS_V1
 from marblerun.coordinator.server.rest.users_v2 import USERS_V2
+from marblerun.coordinator.state import PendingUpdate
 from marblerun.errors import Denied
 from marblerun.policy.access import READ_SECRET, User
 
@@ -118,9 +127,17 @@ def test_u4_a_user_is_found_by_the_whole_certificate_and_by_nothing_else() -> No
 
 @pytest.mark.parametrize("operation", Operation)
 def test_a_user_without_any_permission_may_do_nothing(operation: Operation) -> None:
-    state = deployed(encode(office(USERS)))
+    state = replace(deployed(encode(office(USERS))), pending_update=PendingUpdate(b"{}", {"admin": False}, 1))
     with pytest.raises(Denied, match=f"^user nobody is not allowed to {operation.value}$"):
         require_caller(state, person("nobody").der, operation)
+
+
+@pytest.mark.parametrize("who", USERS)
+def test_x5_whoever_acknowledges_what_is_not_pending_reads_so(up: Running, who: str) -> None:
+    """Protocol, sections 9.4 and 14: that something is pending is asked before who may acknowledge it."""
+    for path, body in (("/update-manifest", {}), ("/api/v2/update-manifest", {"manifest": "e30="})):
+        answer = ask(up.client, "POST", path, body, by=person(who))
+        assert _kind(answer) == (404, "error", "no update in progress")
 
 
 @pytest.mark.parametrize("operation", Operation)
@@ -209,24 +226,47 @@ def test_the_number_of_remembered_addresses_is_bounded() -> None:
     assert len(attempts._buckets) == MAX_ADDRESSES
 
 
-def _exhaust(server: Address, path: str, by: Person | None) -> Answer:
-    for _ in range(MAX_FAILURES_PER_MINUTE + 20):
-        answer = ask(server, "GET", path, by=by)
-        if answer.status != 401:
-            return answer
-    raise AssertionError("never limited")
+def test_what_compares_us_with_another_coordinator_is_answered_401_throughout() -> None:
+    attempts = ClientAttempts()
+    assert sum(attempts.strangers.record("192.0.2.1") for _ in range(MAX_STRANGERS_PER_MINUTE)) == 0
+    assert MAX_STRANGERS_PER_MINUTE >= 100 * MAX_FAILURES_PER_MINUTE
 
 
-def test_failures_are_limited_with_429_and_users_at_the_same_address_are_not(caplog: pytest.LogCaptureFixture) -> None:
-    """Failures are logged with the certificate's fingerprint up to the limit, and no further."""
+async def _answer(handle: Handler, request: Request) -> Response:
+    return await handle(request)
+
+
+def test_unknown_certificates_are_limited_with_429_and_users_at_the_same_address_are_not() -> None:
+    """Whoever shows no certificate tries nothing, and is always told the same."""
+    few = ClientAttempts(strangers=FailedAttempts(Clock(), per_minute=3))
     with running(manifest=encode(office(USERS))) as up:
+        handle = client_service(up.coordinator, attempts=few).handle
+
+        def get(path: str, by: Person | None) -> Response:
+            leaf = None if by is None else by.der
+            return up.call(_answer(handle, Request("GET", path, (), b"", Peer("192.0.2.1", leaf))))
+
+        v1, v2 = "/secrets?s=sharedKey", "/api/v2/secrets?s=sharedKey"
+        assert [get(v2, None).status for _ in range(10)] == [401] * 10
+        assert [get(v2, person("stranger")).status for _ in range(5)] == [401] * 3 + [429] * 2
+        assert json.loads(get(v1, person("stranger")).body)["status"] == "error"
+        answer = get(v2, person("stranger"))
+        body = json.loads(answer.body)
+        assert (body["status"], body["message"][:17]) == ("fail", "unauthorized user")
+        assert int(dict(answer.headers)[b"retry-after"]) >= 1
+        assert get(v2, None).status == 401
+        assert get(v2, person("admin")).status == 200
+
+
+def test_failures_beyond_sixty_a_minute_are_answered_and_no_longer_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """Failures are logged with the certificate's fingerprint up to the limit, and no further."""
+    peer = Peer("192.0.2.1", person("stranger").der)
+    request = Request("GET", "/api/v2/secrets?s=sharedKey", (), b"", peer)
+    with running(manifest=encode(office(USERS))) as up:
+        handle = client_service(up.coordinator, attempts=ClientAttempts(logged=FailedAttempts(Clock()))).handle
         with caplog.at_level(logging.WARNING, "marblerun"):
-            answer = _exhaust(up.client, "/api/v2/secrets?s=sharedKey", person("stranger"))
-        assert (answer.status, answer.envelope["status"]) == (429, "fail")
-        assert answer.message.startswith("unauthorized user")
-        assert int(answer.headers["retry-after"]) >= 1
-        assert ask(up.client, "GET", "/secrets?s=sharedKey").envelope["status"] == "error"
-        assert ask(up.client, "GET", "/api/v2/secrets?s=sharedKey", by=person("admin")).status == 200
+            answers = [up.call(_answer(handle, request)).status for _ in range(MAX_FAILURES_PER_MINUTE + 20)]
+        assert answers == [401] * len(answers)
         logged = [record for record in caplog.records if record.message == "a caller is not a user"]
-        assert MAX_FAILURES_PER_MINUTE <= len(logged) <= MAX_FAILURES_PER_MINUTE + 10
+        assert len(logged) == MAX_FAILURES_PER_MINUTE
         assert len(logged[0].__dict__["fields"]["certificate"]) == 64

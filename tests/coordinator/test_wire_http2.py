@@ -336,14 +336,30 @@ def test_after_a_goaway_nothing_is_owed(either: Http2) -> None:
 
 
 def test_a_redirect_of_an_odd_path_is_answered_and_not_swallowed(peer: Http2) -> None:
-    for path in (b"//a b", b"//a\tb", b"//\xff", b'//"<'):
+    for path in (b"//a b", b"//\xff", b'//"<'):
         assert peer.answer(peer.request(path=path)).status == 307
+    assert peer.answer(peer.request(path=b"//a\tb")).status == 400
+
+
+def test_every_answer_says_how_long_it_is(peer: Http2) -> None:
+    """As those of Go's server do; to HEAD without what it is long."""
+    for method, path, status in ((b"GET", b"/status", 200), (b"POST", b"//x", 307), (b"HEAD", b"/status", 405)):
+        answer = peer.answer(peer.request(method, path))
+        assert answer.status == status
+        assert int(answer.headers[b"content-length"]) == (31 if method == b"HEAD" else len(answer.body))
+
+
+@pytest.mark.parametrize("byte", [0, 1, 8, 10, 13, 31, 127])
+def test_control_bytes_in_a_header_end_the_connection(peer: Http2, byte: int) -> None:
+    peer.request(headers=[(b"a", b"x" + bytes((byte,)) + b"y")])
+    peer.until_closed()
+    assert peer.goaway == 1
 
 
 # -- gRPC --------------------------------------------------------------------------------------------------------
 
 GRPC: list[Header] = [(b"content-type", b"application/grpc"), (b"te", b"trailers")]
-OK, INTERNAL, UNIMPLEMENTED, DEADLINE, EXHAUSTED, INVALID = 0, 13, 12, 4, 8, 3
+OK, INTERNAL, UNIMPLEMENTED, DEADLINE, EXHAUSTED, INVALID, UNKNOWN = 0, 13, 12, 4, 8, 3, 2
 
 
 def good_request(uuid: str = UUID_1) -> bytes:
@@ -414,12 +430,12 @@ def string_field(number: int, value: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("body", "status"),
     [
-        (b"", INTERNAL),
-        (b"\0", INTERNAL),
-        (b"\0\0\0\0", INTERNAL),
-        (encode_message(good_request())[:-1], INTERNAL),
-        (encode_message(good_request()) + b"\0", INTERNAL),
-        (encode_message(good_request()) * 2, INTERNAL),
+        (b"", UNKNOWN),
+        (b"\0", UNKNOWN),
+        (b"\0\0\0\0", UNKNOWN),
+        (encode_message(good_request())[:-1], UNKNOWN),
+        (encode_message(good_request()) + b"\0", OK),
+        (encode_message(good_request()) * 2, OK),
         (b"\1" + encode_message(good_request())[1:], INTERNAL),
         (b"\7" + encode_message(good_request())[1:], INTERNAL),
         (encode_message(b"\xff\xff\xff"), INTERNAL),
@@ -447,16 +463,42 @@ def test_bodies_that_are_not_one_message_have_their_status(mesh: Http2, body: by
     [
         ((b"grpc-timeout", b"0n"), DEADLINE),
         ((b"grpc-timeout", b"99999999H"), OK),
-        ((b"grpc-timeout", b"nonsense"), OK),
-        ((b"grpc-timeout", b"-1S"), OK),
+        ((b"grpc-timeout", b"nonsense"), INTERNAL),
+        ((b"grpc-timeout", b"-1S"), INTERNAL),
+        ((b"grpc-timeout", b""), INTERNAL),
+        ((b"grpc-timeout", b"S"), INTERNAL),
+        ((b"grpc-timeout", b"999999999S"), INTERNAL),
         ((b"grpc-encoding", b"gzip"), UNIMPLEMENTED),
         ((b"grpc-encoding", b"identity"), OK),
         ((b"grpc-accept-encoding", b"gzip,deflate"), OK),
-        ((b"some-bin", b"!!!"), OK),
+        ((b"some-bin", b"!!!"), INTERNAL),
+        ((b"some-bin", b"YQ=="), OK),
+        ((b"some-bin", b"YQ"), OK),
+        ((b"some-bin", b"YQ="), INTERNAL),
+        ((b"some-bin", b"Y"), INTERNAL),
+        ((b"some-bin", b""), OK),
     ],
 )
 def test_headers_of_a_call_have_their_effect(mesh: Http2, header: Header, status: int) -> None:
-    assert call(mesh, encode_message(good_request()), extra=[header]) == status
+    answer = mesh.answer(mesh.request(b"POST", ACTIVATE_PATH.encode(), encode_message(good_request()), [*GRPC, header]))
+    assert (answer.grpc, answer.status) == (status, 400 if status == INTERNAL else 200)
+
+
+@pytest.mark.parametrize(
+    ("asked", "answered"),
+    [
+        (b"application/grpc", b"application/grpc"),
+        (b"application/grpc+proto", b"application/grpc+proto"),
+        (b"application/grpc+json", b"application/grpc+json"),
+        (b"application/grpc;proto", b"application/grpc+proto"),
+        (b"application/grpc+", b"application/grpc"),
+    ],
+)
+def test_an_answer_has_the_content_type_of_its_call_as_with_grpc_go(mesh: Http2, asked: bytes, answered: bytes) -> None:
+    for body, status in ((encode_message(good_request()), OK), (b"", UNKNOWN)):
+        headers = [(b"content-type", asked), (b"te", b"trailers")]
+        answer = mesh.answer(mesh.request(b"POST", ACTIVATE_PATH.encode(), body, headers))
+        assert (answer.grpc, answer.headers[b"content-type"]) == (status, answered)
 
 
 def test_the_reason_is_printable_ascii_whatever_the_caller_sent(mesh: Http2) -> None:

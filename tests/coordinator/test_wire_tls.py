@@ -22,6 +22,8 @@ from tests.coordinator.peers import LAST_REQUEST, LIMIT_SECONDS, Http2, http1, r
 from tests.coordinator.running import Address, Running, running
 
 from marblerun.coordinator.server.exchange import Patience
+from marblerun.marble.credentials import make_credentials
+from marblerun.pki.profiles import SubjectNames
 
 TLS_1_0, TLS_1_1, TLS_1_2, TLS_1_3 = 0x301, 0x302, 0x303, 0x304
 CBC_SHA, CBC_SHA256, AES128_GCM, AES256_GCM, CHACHA20 = 0xC009, 0xC023, 0xC02B, 0xC02C, 0xCCA9
@@ -117,6 +119,39 @@ def test_the_client_listener_shows_the_root_and_speaks_both_versions_of_http(go:
     for offered, chosen in ((["h2"], "h2"), (["http/1.1"], "http/1.1"), (["http/1.1", "h2"], "h2"), ([], "")):
         answer = go.ask("tls", target=target(unattested.client), alpn=offered)
         assert (answer["alpn"], bytes.fromhex(answer["certificate"]), answer["chain"]) == (chosen, root, 1)
+
+
+@pytest.mark.parametrize("version", [TLS_1_2, TLS_1_3])
+def test_clients_without_a_protocol_in_common_are_told_so_as_by_go(
+    go: GoClient, unattested: Running, version: int
+) -> None:
+    """Alert 120; and nothing of it is left for the connections that come after it."""
+    identity, _ = go.identity()
+    limits = {"identity": identity, "min": version, "max": version}
+    for where, offered in (
+        (unattested.client, ["spdy/3"]),
+        (unattested.mesh, ["spdy/3"]),
+        (unattested.mesh, ["x", "y"]),
+    ):
+        waiting = tls(unattested.client)
+        answer = go.ask("tls", target=target(where), alpn=offered, **limits)
+        assert "no application protocol" in answer["error"]
+        waiting.sendall(LAST_REQUEST)
+        assert status_of(read_all(waiting)) == 200
+        assert go.ask("tls", target=target(where), alpn=["h2"], **limits)["alpn"] == "h2"
+
+
+def test_the_mesh_sends_away_who_does_not_ask_for_http_2(unattested: Running) -> None:
+    """As grpc-go since 1.67: the handshake succeeds, for HTTP/1.1 too, and then the connection ends."""
+    credentials = make_credentials(SubjectNames(), ec.SECP256R1())
+    for offered in ([], ["http/1.1"]):
+        context = credentials.client_context()
+        context.set_alpn_protocols(offered)
+        with socket.create_connection(unattested.mesh, timeout=LIMIT_SECONDS) as plain:
+            connection = context.wrap_socket(plain, server_hostname="localhost")
+            assert connection.selected_alpn_protocol() is None
+            assert read_all(connection) == b""
+            connection.close()
 
 
 def test_no_session_is_ever_resumed(unattested: Running) -> None:

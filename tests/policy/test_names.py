@@ -154,6 +154,9 @@ def test_thousands_of_names_are_refused_in_few_words() -> None:
     with pytest.raises(Denied) as refused:
         require_names("m", Marble(allowed_dns_names=()), [f"{number}.x" for number in range(5000)], ())
     assert refused.value.mismatches[-1] == "and 4980 more"
+    with pytest.raises(Denied) as refused:
+        require_names("m", Marble(allowed_dns_names=()), [f"{number}.x" for number in range(20)], ())
+    assert refused.value.mismatches[-1] == "m.AllowedDNSNames does not allow '19.x'"
 
 
 @given(st.lists(anything, max_size=3))

@@ -169,6 +169,24 @@ def test_of_tds_every_measurement_counts_and_the_machines_module_by_its_tcb_only
     assert mismatches(own, td(**report), as_server=True) == expected
 
 
+@pytest.mark.parametrize(
+    ("own", "peer", "fits"),
+    [
+        (b"\x55" * 48, b"\x55" * 48, True),
+        (b"\x55" * 48, bytes(48), False),
+        (b"\x55" * 48, None, False),
+        (None, None, True),
+        (None, bytes(48), True),
+        (None, b"\x55" * 48, False),
+    ],
+)
+def test_the_service_td_is_the_same_where_there_is_one_and_a_report_10_has_none(
+    own: bytes | None, peer: bytes | None, fits: bool
+) -> None:
+    expected = [] if fits else ["TDX.MRSERVICETD"]
+    assert mismatches(identity_of(td(mrservicetd=own)), td(mrservicetd=peer)) == expected
+
+
 def test_an_enclave_and_a_td_share_nothing() -> None:
     assert mismatches(OWN, td()) == ["Packages.Coordinator"]
     assert mismatches(identity_of(td()), sgx()) == ["Packages.Coordinator"]

@@ -98,6 +98,18 @@ def test_a_state_that_could_not_be_read_again_is_not_made(monkeypatch: pytest.Mo
         box.build_sealed_data(DEK, b"null", {"a": bytes(3001)}, bytes(12))
 
 
+def test_a_state_above_the_ceiling_is_not_taken_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(box, "MAX_SEALED_STATE_BYTES", len(DATA))
+    assert box.parse_sealed_data(DATA).recovery_data == b"null"
+    with pytest.raises(Malformed):
+        box.parse_sealed_data(DATA + b"\x00")
+
+
+def test_recovery_data_may_reach_to_the_end_and_then_nothing_is_sealed() -> None:
+    assert box.parse_sealed_data(b"\x04\x00\x00\x00null") == box.SealedData(b"null", b"")
+    assert not box.is_data_key(DEK, b"\x04\x00\x00\x00null")
+
+
 def test_every_truncation_of_both_files_is_refused() -> None:
     for size in range(len(DATA)):
         with pytest.raises((Malformed, Untrusted)):

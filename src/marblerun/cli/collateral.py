@@ -147,6 +147,8 @@ def _shown(file: Path, roots: tuple[TrustRoot, ...], at: datetime) -> dict[str, 
     try:
         recording = load_recording(file)
         details = read_details(recording.collateral)
+    except FileNotFoundError:
+        raise NotFound(f"there is no file {file}") from None
     except OSError as error:
         raise click.BadParameter(f"cannot read {str(file)!r}: {error.strerror}.", param_hint="FILE") from error
     except MarbleRunError as error:

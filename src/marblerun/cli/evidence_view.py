@@ -17,7 +17,7 @@ from marblerun.attestation.dcap.collateral import parse_collateral_json
 from marblerun.attestation.dcap.quote import OE_HEADER_BYTES
 from marblerun.attestation.model import Claims, Collateral, Origin, SgxReport, TdExtension, TdReport, TrustRoot
 from marblerun.attestation.roots import INTEL, root_from_certificate
-from marblerun.errors import Malformed, MarbleRunError, Untrusted
+from marblerun.errors import Malformed, MarbleRunError, NotFound, Untrusted
 from marblerun.wire.limits import MAX_QUOTE_BYTES
 from marblerun.wire.pem import decode_pem
 
@@ -51,6 +51,8 @@ def read_input(path: str, limit: int, param: str) -> bytes:
             return sys.stdin.buffer.read(limit + 1)
         with open(path, "rb") as file:
             return file.read(limit + 1)
+    except FileNotFoundError:
+        raise NotFound(f"there is no file {path}") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise click.BadParameter(

@@ -42,7 +42,7 @@ TABLE: Final = (
     ExitCode(5, (WrongPhase, Conflict), "the Coordinator is in another state, or somebody else was first"),
     ExitCode(6, (Unavailable,), "a service or file could not be reached; trying again may help"),
     ExitCode(7, (Malformed,), "an input (manifest, policy, key, answer) is not what it has to be"),
-    ExitCode(8, (NotFound,), "the named thing does not exist"),
+    ExitCode(8, (NotFound,), "the named file or thing does not exist"),
     ExitCode(9, (Misconfigured,), "the settings do not allow safe operation; the message says what to do"),
     ExitCode(FINDINGS, (), "'manifest lint' found something to look at, and no error"),
     ExitCode(INTERRUPTED, (), "interrupted by Ctrl-C"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Final
 
+from marblerun.cli.pipe import until_reader_leaves
 from marblerun.manifest.rules import RULES, Severity
 
 _INTRODUCTION: Final = """\
@@ -49,4 +50,4 @@ def render() -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(render())
+    sys.exit(until_reader_leaves(lambda: print(render(), end="")))

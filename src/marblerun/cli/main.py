@@ -17,6 +17,7 @@ from marblerun.cli import exit_codes
 from marblerun.cli.completion import COMPLETION_VARIABLE, name_files
 from marblerun.cli.options import Group, with_global_options
 from marblerun.cli.output import for_terminal
+from marblerun.cli.pipe import until_reader_leaves
 from marblerun.errors import MarbleRunError
 from marblerun.version import __version__
 
@@ -94,7 +95,7 @@ class Root(NounGroup):
         """Runs the command line; in stand-alone mode it ends the process."""
         if not standalone_mode:
             return super().main(args, prog_name, standalone_mode=False)
-        sys.exit(self._run(args, prog_name))
+        sys.exit(until_reader_leaves(lambda: self._run(args, prog_name)))
 
     def _run(self, args: Sequence[str] | None, prog_name: str | None) -> int:
         self.debug = False
@@ -113,9 +114,7 @@ class Root(NounGroup):
             click.echo("Interrupted", err=True)
             return exit_codes.INTERRUPTED
         except BrokenPipeError:
-            # The reader has gone (``| head``); nothing more can be said to it, not even by the interpreter at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return exit_codes.GENERAL
+            raise  # for ``until_reader_leaves``
         except MarbleRunError as error:
             self._trace()
             click.echo(f"Error: {for_terminal(str(error))}", err=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -13,10 +13,13 @@ from marblerun.cli.connection import attested, attested_for, cache, known_root, 
 from marblerun.cli.main import Noun, NounGroup
 from marblerun.cli.options import endpoint_argument, global_options, with_global_options
 from marblerun.cli.output import emit, emit_bytes, emit_json, for_terminal, format_option, note, progress, write_file
+from marblerun.errors import Malformed, NotFound
 from marblerun.wire.limits import MAX_MANIFEST_BYTES
 
 if TYPE_CHECKING:
     from marblerun.client.yaml_json import ManifestFile
+
+_SIGNATURE_DIGITS: Final = 64
 
 VERBS = (
     Noun("update", "marblerun.cli.manifest_update", "Update the manifest in force."),
@@ -152,10 +155,10 @@ def verify(expected: str, endpoint: str, allow_recovered: bool, require_provenan
     Example:
       marblerun manifest verify manifest.json shop.example.com:4433 --era-config era-config.json
     """
-    from marblerun.client.deployment import Demands, fingerprint_of, verify_manifest
+    from marblerun.client.deployment import Demands, verify_manifest
 
     options = global_options()
-    fingerprint = load_manifest(expected).fingerprint if Path(expected).is_file() else fingerprint_of(expected)
+    fingerprint = named_fingerprint(expected)
     origin = attested_for(options, endpoint, Demands(allow_recovered, require_provenance, known_root(options)))
     coordinator = origin.coordinator
     with coordinator.client() as client:
@@ -216,6 +219,24 @@ def log(endpoint: str, output: str, output_format: str) -> None:
     if output_format != "json":
         emit("Update log:")
     emit(text)
+
+
+def named_fingerprint(manifest: str) -> str:
+    """The fingerprint that ``FILE|SIGNATURE`` stands for.
+
+    Raises:
+        NotFound: there is no such file. Malformed: the file is no manifest, or what looks like a signature is none.
+    """
+    from marblerun.client.deployment import fingerprint_of
+
+    if Path(manifest).is_file():
+        return load_manifest(manifest).fingerprint
+    try:
+        return fingerprint_of(manifest)
+    except Malformed as error:
+        text = f"there is no file {manifest}, and as a signature it is not right: {error.message}"
+        looks_like_one = len(manifest) == _SIGNATURE_DIGITS or set(manifest.lower()) <= set("0123456789abcdef")
+        raise (Malformed(text) if looks_like_one else NotFound(text)) from None
 
 
 def load_manifest(file: str) -> ManifestFile:

@@ -13,7 +13,7 @@ import click
 from marblerun.cli.connection import attested, cache, read_file
 from marblerun.cli.options import Command, endpoint_argument, global_options, with_global_options
 from marblerun.cli.output import emit, emit_json, for_terminal, format_option, note, progress, warn
-from marblerun.errors import Denied, Malformed, MarbleRunError, NotFound, Untrusted, WrongPhase
+from marblerun.errors import Denied, MarbleRunError, NotFound, Untrusted, WrongPhase
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -216,17 +216,9 @@ def _verify_waiting(client: Client) -> None:
 
 def expected_fingerprint(manifest: str) -> str:
     """The fingerprint that ``--manifest`` stands for; empty if it was not given."""
-    from marblerun.cli.manifest import load_manifest
-    from marblerun.client.deployment import fingerprint_of
+    from marblerun.cli.manifest import named_fingerprint
 
-    if not manifest:
-        return ""
-    if Path(manifest).is_file():
-        return load_manifest(manifest).fingerprint
-    try:
-        return fingerprint_of(manifest)
-    except Malformed as error:
-        raise Malformed(f"there is no file {manifest}, and as a signature it is not right: {error.message}") from None
+    return named_fingerprint(manifest) if manifest else ""
 
 
 def verify_recovered(options: GlobalOptions, endpoint: str, expected: str) -> None:
@@ -253,11 +245,17 @@ def _verify_root(options: GlobalOptions, root_der: bytes, what: str) -> None:
 
 
 def _tell(answer: RecoveryReply, output_format: str) -> None:
+    if not answer.remaining:
+        for line in answer.message.splitlines()[1:]:  # what went wrong although the state is back
+            warn(for_terminal(line))
     if output_format == "json":
         emit_json({"remaining": answer.remaining, "message": answer.message})
         return
     if not answer.remaining:
         emit("Successfully recovered the Coordinator")
+        return
+    if str(answer.remaining) in answer.message:
+        emit(for_terminal(answer.message))  # it says how many, and may know more; ours would say it twice
         return
     noun = "secret is" if answer.remaining == 1 else "secrets are"
     emit(f"The secret was accepted; {answer.remaining} more {noun} needed")

@@ -13,6 +13,7 @@ import click
 from marblerun.cli.exit_codes import TABLE
 from marblerun.cli.main import cli
 from marblerun.cli.options import GlobalOption
+from marblerun.cli.pipe import until_reader_leaves
 
 _INTRODUCTION: Final = """\
 # The command line
@@ -125,4 +126,4 @@ def _options(command: click.Command, context: click.Context, *, shared: bool) ->
 if __name__ == "__main__":
     # What click shows depends on the terminal's width; the page does not.
     os.environ["COLUMNS"] = "120"
-    sys.stdout.write(render())
+    sys.exit(until_reader_leaves(lambda: print(render(), end="")))

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from marblerun.errors import NotFound
+
 if TYPE_CHECKING:
     import ssl
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
 _MAX_LINE: Final = 1024
 _DIRECTORY = click.Path(file_okay=False, path_type=Path)
-_FILE = click.Path(dir_okay=False, exists=True, path_type=Path)
+_FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 @click.group("simulator")
@@ -135,7 +137,7 @@ def _parse_listen(_context: click.Context, _parameter: click.Parameter, text: st
 
 
 @simulator.command("serve")
-@click.argument("directory", metavar="DIR", type=click.Path(file_okay=False, exists=True, path_type=Path))
+@click.argument("directory", metavar="DIR", type=_DIRECTORY)
 @click.option(
     "--listen",
     metavar="ADDR",
@@ -160,6 +162,8 @@ def serve(directory: Path, listen: tuple[str, int], tls_cert: Path | None, tls_k
 
     if (tls_cert is None) != (tls_key is None):
         raise click.UsageError("--tls-cert and --tls-key belong together")
+    if not directory.is_dir():
+        raise NotFound(f"there is no directory {directory}")
     tls = _tls_context(tls_cert, tls_key) if tls_cert and tls_key else None
     try:
         server = CollateralServer(_publisher(directory), listen, tls=tls)
@@ -186,6 +190,9 @@ def _publisher(directory: Path) -> Publisher:
 def _tls_context(certificate: Path, key: Path) -> ssl.SSLContext:
     import ssl
 
+    for file in (certificate, key):
+        if not file.exists():
+            raise NotFound(f"there is no file {file}")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         context.load_cert_chain(certificate, key)

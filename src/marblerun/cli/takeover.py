@@ -253,7 +253,8 @@ def _steps(folder: Path, used: bool, opens: bool, inside: Inside | None) -> tupl
             "Its key opens the state: no recovery is needed"
             if opens
             else "Recover it: each holder with their own key, until no more secrets are needed",
-            True if opens or (inside is not None and inside.written_by_us) else None,
+            # What was recovered once, and is stopped, may need it again where it is started.
+            True if opens or (used and inside is not None and inside.written_by_us) else None,
             "" if opens else f"marblerun recover recovery.json {_ENDPOINT} -k key.pem --manifest manifest.json",
         ),
         Step("Verify the result", None, f"marblerun manifest verify {fingerprint} {_ENDPOINT}"),

@@ -15,6 +15,7 @@ from marblerun.attestation.model import Claims, Collateral, CollateralKey
 from marblerun.client.api import AsyncClient, Client
 from marblerun.client.attest import NONCE_BYTES, AttestedCoordinator, attest, attest_async, fetch_collateral
 from marblerun.client.policy import CoordinatorPolicy
+from marblerun.client.problems import WHAT_NEXT
 from marblerun.client.provenance import UNSTATED, Unstated, verify_provenance
 from marblerun.client.replies import ManifestView
 from marblerun.client.statement import Statement
@@ -212,7 +213,7 @@ def fingerprint_of(manifest: bytes | str) -> str:
 def verify_manifest(view: ManifestView, expected: str) -> None:
     """Raises unless the manifest in force has the expected fingerprint."""
     if not view.fingerprint:
-        raise WrongPhase("the Coordinator has no manifest in force; is it in the right state?")
+        raise WrongPhase(f"the Coordinator has no manifest in force; {WHAT_NEXT}")
     if view.fingerprint != expected:
         raise Denied(
             "the Coordinator runs another manifest",

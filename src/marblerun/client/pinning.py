@@ -22,9 +22,10 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 
-from marblerun.errors import Malformed
+from marblerun.errors import Malformed, NotFound
 
 PIN_FAILED = "the peer's certificate is not the pinned root of the Coordinator"
+_CERTIFICATE, _KEY = "client certificate", "client key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +61,15 @@ class Credentials:
         """Reads both files.
 
         Raises:
-            Malformed: a file cannot be read, is not PEM, or the two do not belong together.
+            NotFound: there is no such file. Malformed: it cannot be read, is not PEM, or the two do not belong
+                together.
         """
         credentials = cls(_read(certificate), _read(key))
-        credentials.verify()
+        try:
+            credentials.verify()
+        except Malformed as error:
+            path = certificate if error.where == _CERTIFICATE else key
+            raise Malformed(error.message, where=f"{error.where} {os.fspath(path)}") from None
         return credentials
 
     def verify(self) -> None:
@@ -71,16 +77,16 @@ class Credentials:
         try:
             certificate = x509.load_pem_x509_certificate(self.certificate)
         except ValueError:
-            raise Malformed("is not a PEM certificate", where="client certificate") from None
+            raise Malformed("is not a PEM certificate", where=_CERTIFICATE) from None
         try:
             key = serialization.load_pem_private_key(self.key, password=None)
         except TypeError:
-            raise Malformed("is encrypted; decrypt it first", where="client key") from None
+            raise Malformed("is encrypted with a password; decrypt it first ('openssl pkey')", where=_KEY) from None
         except (ValueError, UnsupportedAlgorithm):
-            raise Malformed("is not a PEM private key", where="client key") from None
+            raise Malformed("is not a PEM private key", where=_KEY) from None
         form = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
         if key.public_key().public_bytes(*form) != certificate.public_key().public_bytes(*form):
-            raise Malformed("does not belong to the client certificate", where="client key")
+            raise Malformed("does not belong to the client certificate", where=_KEY)
 
 
 class _PinMismatch(ssl.SSLCertVerificationError):
@@ -165,7 +171,7 @@ def _load(context: ssl.SSLContext, credentials: Credentials) -> None:
         try:
             context.load_cert_chain(certificate, key, password=_no_password)
         except (ssl.SSLError, ValueError) as error:
-            raise Malformed(f"TLS cannot use it: {error}", where="client certificate") from None
+            raise Malformed(f"TLS cannot use it: {error}", where=_CERTIFICATE) from None
 
 
 def _no_password() -> str:
@@ -194,6 +200,8 @@ def _read(path: str | os.PathLike[str]) -> bytes:
     try:
         with Path(path).open("rb") as file:
             content = file.read(limit + 1)
+    except FileNotFoundError:
+        raise NotFound(f"there is no file {os.fspath(path)}") from None
     except OSError as error:
         raise Malformed(f"cannot be read: {error.strerror}", where=os.fspath(path)) from None
     if len(content) > limit:

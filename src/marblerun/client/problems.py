@@ -10,6 +10,7 @@
     ├── NotOffered                   405, an unknown path or method; the reason to try the older API
     ├── Gone                         410
     ├── NotInThisState (WrongPhase)  500 (or 400) with the fixed text for a wrong state
+    │   └── NoManifest               500 with the text for a manifest that was asked for before one was set
     ├── AlreadyPending (Conflict)    500 (or 400) with the text for a second update
     ├── NotAllowed (Denied)          500 (or 400) with the text for a user without the permission
     ├── SecretRefused (Denied)       500 with a text for a recovery secret, or all of them, that do not recover
@@ -27,6 +28,11 @@ from marblerun.errors import Conflict, Denied, Malformed, MarbleRunError, NotFou
 MAX_MESSAGE: Final = 2000
 """Characters of a server's message that are shown."""
 WRONG_STATE: Final = "server is not in expected state"
+WHAT_NEXT: Final = (
+    "'marblerun status' shows whether the Coordinator waits for one ('marblerun manifest set') or for its recovery "
+    "('marblerun recover')"
+)
+"""What to do where no manifest is in force."""
 
 
 class ApiError(MarbleRunError):
@@ -86,6 +92,13 @@ class NotInThisState(ApiError, WrongPhase):
     """The Coordinator has to be in another state for this call."""
 
 
+class NoManifest(NotInThisState):
+    """The manifest was asked for, and none is in force: none was set yet, or the Coordinator waits for its recovery."""
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}; {WHAT_NEXT}"
+
+
 class AlreadyPending(ApiError, Conflict):
     """Another update waits for acknowledgments; it has to be acknowledged or cancelled first."""
 
@@ -132,6 +145,7 @@ _RECOVERY_STEPS: Final = (
 # The API has one status for nearly everything that fails; what it was only the text tells.
 _BY_TEXT: Final[tuple[tuple[str, type[ApiError]], ...]] = (
     (WRONG_STATE, NotInThisState),
+    ("no manifest is set", NoManifest),
     ("update already in progress", AlreadyPending),
     (" is not allowed to ", NotAllowed),
     ("invalid or already used", SecretRefused),

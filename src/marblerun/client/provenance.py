@@ -25,6 +25,12 @@ UNSTATED: Final = (
 )
 
 
+_ACCEPTING: Final = (
+    "If you know why and trust who held those keys, for example after an update changed the recovery keys, 'marblerun "
+    "manifest verify --allow-recovered' accepts it and remembers the root certificate"
+)
+
+
 class Unstated(Untrusted):
     """The Coordinator offers no statement, or one without a record."""
 
@@ -101,7 +107,8 @@ def verify_provenance(provenance: Provenance | None, manifest: bytes, *, allow_r
     if not provenance.complete:  # 2
         raise Untrusted(
             "the Coordinator does not know all of its state's past: it was kept by a program without a record of "
-            "recoveries, or on a machine without an enclave's sealing key; somebody may know the keys of its CA",
+            "recoveries, or on a machine without an enclave's sealing key; somebody may know the keys of its CA. "
+            f"{_ACCEPTING}",
             step="provenance",
             reason="unknown",
         )
@@ -111,7 +118,8 @@ def verify_provenance(provenance: Provenance | None, manifest: bytes, *, allow_r
         times = sum(group.times for group in others)
         raise Untrusted(
             f"the Coordinator's state was recovered {times} times, last {max(group.last for group in others)}, with "
-            "recovery keys that are not those of the manifest: their holders may know the keys of its CA",
+            "recovery keys that are not those of the manifest: their holders may know the keys of its CA. "
+            f"{_ACCEPTING}",
             step="provenance",
             reason="recovered",
         )

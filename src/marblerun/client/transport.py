@@ -222,6 +222,10 @@ class AsyncTransport:
         await self.close()
 
 
+_NOT_THERE: Final = (
+    "is a Coordinator running, and is this the address that it listens on for clients (EDG_COORDINATOR_CLIENT_ADDR, or "
+    "'marblerun coordinator --client-addr'; port 4433 unless set)?"
+)
 _HEADERS: Final = {"User-Agent": f"marblerun-python/{__version__}", "Accept-Encoding": "identity"}
 
 
@@ -234,7 +238,8 @@ def translate(error: Exception, endpoint: Endpoint) -> MarbleRunError:
     if isinstance(error, (httpx.ProtocolError, httpx.InvalidURL, httpx.DecodingError)):
         return Malformed(f"the answer is not usable HTTP: {error}", where=str(endpoint))
     detail = str(error) or type(error).__name__
-    return Unavailable(f"no connection to {endpoint}: {detail}")
+    advice = f"; {_NOT_THERE}" if isinstance(error, httpx.ConnectError) else ""
+    return Unavailable(f"no connection to {endpoint}: {detail}{advice}")
 
 
 def _timeout(times: TimeOuts) -> httpx.Timeout:

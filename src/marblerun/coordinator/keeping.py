@@ -82,6 +82,12 @@ class Keeper:
         # Marks of which nobody knows whether the anchor took them: states that were stored, but not answered.
         self._in_doubt: deque[Mark] = deque(maxlen=_MAX_IN_DOUBT)
         self._closed_because = ""
+        self._not_sealed_because = ""
+
+    @property
+    def not_sealed_because(self) -> str:
+        """Why the key of the state that was kept last could not be sealed here; empty if it was."""
+        return self._not_sealed_because
 
     def begin(self) -> tuple[Opened | Lost | None, Mark | None]:
         """What is stored at the start, ``None`` if nothing is, and what the anchor remembers."""
@@ -167,13 +173,16 @@ class Keeper:
     def _sealed_key(self, data_key: DataKey, mode: SealMode, data: bytes, *, recovered: bool) -> bytes:
         """The data key sealed for this machine; a recovery succeeds also where that fails (protocol, section 10.7)."""
         try:
-            return self._sealer.seal(data_key.key, mode, additional_data(data))
+            key = self._sealer.seal(data_key.key, mode, additional_data(data))
         except MarbleRunError as error:
             if not recovered:
                 raise
+            self._not_sealed_because = str(error)
             fields = {"reason": str(error)}
             _log.error("the recovered key could not be sealed: every restart needs recovery", extra={"fields": fields})
             return b""
+        self._not_sealed_because = ""
+        return key
 
     # -- reading -------------------------------------------------------------------------------------------------
 

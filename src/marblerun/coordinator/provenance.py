@@ -119,7 +119,7 @@ def with_provenance(entries: Mapping[str, bytes], provenance: Provenance, *uncov
 def read_provenance(entries: Mapping[str, bytes], *uncovered: str) -> Provenance:
     """The record among the entries; not complete where it is missing, unreadable, or does not cover the others."""
     entry = entries.get(PROVENANCE, b"")
-    if not entry or len(entry) > _MAX_ENTRY_BYTES:
+    if len(entry) > _MAX_ENTRY_BYTES:
         return Provenance()
     try:
         found = unmarshal(entry, _ENTRY)

@@ -50,7 +50,7 @@ from marblerun.coordinator.commands.statement import statement_text
 from marblerun.coordinator.commands.update_manifest import update_manifest
 from marblerun.coordinator.commands.update_reply import NoUpdateInProgress, UpdateReply
 from marblerun.coordinator.commands.write_secrets import write_secrets
-from marblerun.coordinator.following import Barrier
+from marblerun.coordinator.following import Follower
 from marblerun.coordinator.keeping import Keeper, Lost, Opened
 from marblerun.coordinator.recovering import Recovering, Rehearsing
 from marblerun.coordinator.seal import KeySealer
@@ -86,8 +86,7 @@ _QUOTES_RETRY_SECONDS: Final = 2.0
 MAX_LOST_WRITES: Final = 32
 _MAX_PAUSE_SECONDS: Final = 0.1
 _LOST_RETRY_SECONDS: Final = 1.0
-# Without any request, how soon a change by another Coordinator is seen: TLS handshakes do not ask.
-FOLLOW_SECONDS: Final = 2.0
+_REMOVED: Final = "there is no state, but the anchor remembers one: it was removed, or this is another directory"
 
 
 class InThread(Protocol):
@@ -173,10 +172,9 @@ class Coordinator:
         self._names = names
         self._keeper, self._shared = _keeper(ports)
         self._turn = asyncio.Lock()  # of whoever reads or writes the store until the outcome is published
-        self._barrier = Barrier(self._look)
-        self._look_anew = False
-        self._following: asyncio.Task[None] | None = None
-        self._trouble = ""  # why the present state is not known to be the stored one
+        self._follower = Follower(
+            self._turn, self._take_over, lambda: self.state.phase is Phase.RECOVERY, _tell_of_following
+        )
         self._state: State | None = None
         self._queue: list[tuple[Transition, asyncio.Future[State]]] = []
         self._writer: asyncio.Task[None] | None = None
@@ -188,7 +186,7 @@ class Coordinator:
         self._rehearsing = Rehearsing(ports.entropy)
         self._recovering: Recovering | None = None  # in the recovery phase, from start to end of it
         self._mark = Mark()  # of the latest durable state, on which the next one builds
-        self._doubt = ""  # why the stored state is not trusted although it opens
+        self._doubt = ""  # why the stored state is not trusted although it opens, or that it was removed
         self.listeners: list[Callable[[State], None]] = []
         """Told of every published state."""
 
@@ -203,14 +201,15 @@ class Coordinator:
         else:
             raise Conflict("other Coordinators change the stored state all the time; start again")
         if self._shared is not None:
-            self._following = asyncio.create_task(self._follow_on())
+            self._follower.begin()
 
     async def _begin(self) -> None:
         found, anchored = await asyncio.to_thread(self._keeper.begin)
         self._mark = anchored or Mark()
-        if found is None and anchored is not None:
-            _log.error("there is no state, but the anchor remembers one: it was removed, or this is another directory")
         state = self._stored(found)
+        if found is None and anchored is not None:
+            self._doubt = _REMOVED
+            _log.error(_REMOVED)
         self._mark = await asyncio.to_thread(self._keep, state)
         self._publish(state)
 
@@ -241,9 +240,7 @@ class Coordinator:
     async def stop(self) -> None:
         """Wait for what is being written; quotes under way are given up."""
         self._rehearsing.forget()
-        if self._following is not None:
-            self._following.cancel()
-            await asyncio.gather(self._following, return_exceptions=True)
+        await self._follower.end()
         self._quoting.shutdown(wait=False, cancel_futures=True)
         if self._writer is not None:
             await asyncio.gather(self._writer, return_exceptions=True)
@@ -271,29 +268,19 @@ class Coordinator:
         after the present state: then nothing may be decided here.
         """
         if self._shared is not None:
-            await self._barrier()
+            await self._follower.catch_up()
 
     async def reload(self) -> None:
         """:meth:`catch_up` that also tries again to open a state that did not open, as its key may be here by now."""
-        self._look_anew = True
-        await self.catch_up()
+        if self._shared is not None:
+            await self._follower.reload()
 
-    async def _look(self) -> None:
-        async with self._turn:
-            await self._look_in_turn()
-
-    async def _look_in_turn(self) -> None:
-        """Take over what others have stored, if they have."""
+    async def _take_over(self, anew: bool) -> None:
+        """Make what others have stored the present state, if they have stored anything."""
         shared = self._shared
         assert shared is not None
-        anew, self._look_anew = self._look_anew, False
         loop = asyncio.get_running_loop()
-        try:
-            found = await loop.run_in_executor(self._storing, lambda: shared.follow(self.state, self._mark, anew=anew))
-        except MarbleRunError as error:
-            self._trouble = str(error)
-            raise
-        self._trouble = ""
+        found = await loop.run_in_executor(self._storing, lambda: shared.follow(self.state, self._mark, anew=anew))
         if isinstance(found, Lost):
             self._doubt = found.doubt
             if self._recovering is not None:
@@ -301,26 +288,8 @@ class Coordinator:
             else:
                 self._publish(self._lost(found))
         elif found is not None:
-            self._mark = found.mark
+            self._doubt, self._mark = "", found.mark
             self._publish(found.state)
-
-    async def _follow_on(self) -> None:
-        """Follow without being asked, for handshakes, for listeners, and to leave the recovery phase."""
-        told = ""
-        while True:
-            await asyncio.sleep(FOLLOW_SECONDS)
-            try:
-                await (self.reload() if self.state.phase is Phase.RECOVERY else self.catch_up())
-            except MarbleRunError as error:
-                if str(error) != told:
-                    _log.error("the stored state cannot be followed", extra={"fields": {"reason": str(error)}})
-                told = str(error)
-            except Exception:
-                _log.exception("the stored state cannot be followed")
-            else:
-                if told:
-                    _log.info("the stored state is followed again")
-                told = ""
 
     # -- questions -----------------------------------------------------------------------------------------------
 
@@ -328,10 +297,12 @@ class Coordinator:
         """Where in its life the Coordinator is."""
         phase = self.state.phase
         message = PHASE_MESSAGES[phase]
-        if phase is Phase.RECOVERY and self._doubt:
+        if phase is not Phase.ACCEPTING_MARBLES and self._doubt:
             message += f"\n{self._doubt}"
-        if self._trouble:
-            message += f"\nThe stored state cannot be followed: {self._trouble}"
+        if phase is Phase.ACCEPTING_MARBLES and self._keeper.not_sealed_because:
+            message += f"\n{_not_sealed(self._keeper.not_sealed_because)}"
+        if self._follower.trouble:
+            message += f"\nThe stored state cannot be followed: {self._follower.trouble}"
         return Status(int(phase), message, self._ports.issuer.origin)
 
     def signed_manifest_or_none(self) -> SignedManifest | None:
@@ -386,8 +357,10 @@ class Coordinator:
 
     async def set_manifest(self, raw: bytes) -> Mapping[str, bytes]:
         """Make ``raw`` the manifest; the answer holds one encrypted recovery secret by recovery key name."""
-        environment = self._ports.environment
-        return await self._change(lambda state, inputs: set_manifest(state, raw, inputs, environment))
+        environment, was_stored = self._ports.environment, self._shared is not None
+        return await self._change(
+            lambda state, inputs: set_manifest(state, raw, inputs, environment, was_stored=was_stored)
+        )
 
     def authorize(self, operation: Operation, leaf: bytes | None) -> None:
         """Look at the caller before the rest of a request is; raises Unauthorized or Denied.
@@ -508,7 +481,8 @@ class Coordinator:
                 recovering.forget()
             self._quote = (state.authority.root_der, quote)
             _log.info("recovery successful")
-            return RecoveryProgress(0, progress.message)
+            reason = self._keeper.not_sealed_because
+            return RecoveryProgress(0, f"{progress.message}\n{_not_sealed(reason)}" if reason else progress.message)
 
     def _recovering_to(self, recovered: State, link: Link, sealed_data: bytes) -> Transition:
         """From the recovery phase to the recovered state and its history, unless a new manifest was set meanwhile."""
@@ -691,7 +665,7 @@ class Coordinator:
             failure: Exception = error
             if isinstance(error, Conflict):
                 try:
-                    await self._look_in_turn()
+                    await self._follower.look()
                 except Exception as reason:
                     failure = reason
                 else:
@@ -728,6 +702,13 @@ class Coordinator:
             _log.log(level, event.message, extra={"fields": dict(event.fields)})
 
 
+def _tell_of_following(trouble: str) -> None:
+    if trouble:
+        _log.error("the stored state cannot be followed", extra={"fields": {"reason": trouble}})
+    else:
+        _log.info("the stored state is followed again")
+
+
 def _keeper(ports: Ports) -> tuple[Keeper, SharedKeeper | None]:
     """What keeps the state; the same once more where others write it too."""
     if isinstance(ports.store, SharedStore):
@@ -758,6 +739,13 @@ def _replacing(base: State, new: State) -> Transition:
 def _differ_in(one: State, other: State) -> set[str]:
     """Names of the fields that are not the same objects."""
     return {f.name for f in fields(State) if getattr(one, f.name) is not getattr(other, f.name)}
+
+
+def _not_sealed(reason: str) -> str:
+    return (
+        f"The state is not sealed for this machine: {reason}. Until that is mended every restart needs recovery, and "
+        "no change can be kept; once it is, the next change seals the state."
+    )
 
 
 @lru_cache(maxsize=2)

@@ -19,7 +19,7 @@ from marblerun.coordinator.store.entries import decode_following, decode_state
 from marblerun.coordinator.store.lineage import Anchor, Link, Mark, link_of, verify_latest
 from marblerun.errors import Malformed, Unavailable, Untrusted
 from marblerun.pki.issue import Entropy
-from marblerun.secrets.box import is_data_key, open_sealed_data
+from marblerun.secrets.box import is_data_key, open_sealed_data, parse_sealed_data
 
 # Others may write between a look at the store and one at the anchor; so often in a row they do not.
 _MAX_LOOKS: Final = 20
@@ -93,6 +93,10 @@ class SharedKeeper(Keeper):
     def _open(self, stored: Versioned, anchored: Mark | None) -> Opened | Lost | None:
         if stored.sealed is None:
             return None
+        try:
+            parse_sealed_data(stored.sealed.data)
+        except Malformed as error:
+            raise Untrusted(f"the stored state is damaged: {error}; put the latest one back", step=_STEP) from error
         found = self.load(stored.sealed, anchored)
         if isinstance(found, Lost):
             return found
@@ -118,9 +122,6 @@ class SharedKeeper(Keeper):
         Recovery data is covered by nothing but the sealed key. So where it changed, the key in memory does not do.
         """
         key = self._unseal(sealed)
-        if key is None and isinstance(self._sealer, SharedKeySealer):
-            self._sealer.undone()
-            key = self._unseal(sealed)
         known = self._present.data_key if self._present is not None else None
         if key is None and known is not None and known.recovery_data == recovery_data:
             key = known.key if is_data_key(known.key, sealed.data) else None

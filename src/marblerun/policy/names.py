@@ -62,8 +62,8 @@ def is_dns_name_allowed(name: str, patterns: Set[str]) -> bool:
     asked = _lower(name)
     if asked == LOCAL_NAME or asked in patterns:
         return True
-    label, dot, rest = asked.partition(".")
-    return bool(dot) and is_label(label) and f"*.{rest}" in patterns
+    label, _, rest = asked.partition(".")
+    return is_label(label) and f"*.{rest}" in patterns
 
 
 def is_ip_allowed(address: IpAddress, networks: Iterable[Network]) -> bool:

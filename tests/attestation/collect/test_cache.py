@@ -458,6 +458,45 @@ def test_a_simulated_platforms_directory_is_a_source_of_fresh_collateral(tmp_pat
             asyncio.run(source.fetch(other))
 
 
+def minted(fmspc: bytes = FMSPC) -> Collateral:
+    return forge(of=hierarchy(fmspc=fmspc)).collateral
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("sgx-0051ab000001-platform.json", "{"),
+        ("sgx-0051ab000001-platform.json", ""),
+        ("any.json", collateral_to_json(replace(minted(fmspc=OTHER_FMSPC), qe_identity="{"))),
+        ("any.json", collateral_to_json(replace(minted(fmspc=OTHER_FMSPC), root_ca_crl=b"x"))),
+    ],
+)
+def test_a_broken_file_stops_the_platform_that_it_is_about_and_no_other(
+    tmp_path: Path, name: str, content: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It may have been the newest of its platform, with what the others do not know yet."""
+    good, other = minted(), minted(fmspc=OTHER_FMSPC)
+    (tmp_path / "1.json").write_text(collateral_to_json(good))
+    (tmp_path / "2.json").write_text(collateral_to_json(other))
+    (tmp_path / name).write_text(content)
+    source = DirectorySource(tmp_path, Clock())
+    for _ in range(2):
+        assert asyncio.run(source.fetch(KEY)) == good
+    assert [record.levelname for record in caplog.records if name in record.getMessage()] == ["WARNING"]
+    with pytest.raises(Malformed, match=name.replace(".", r"\.")):
+        asyncio.run(source.fetch(replace(KEY, fmspc=OTHER_FMSPC)))
+
+
+def test_a_broken_file_of_which_nobody_knows_what_it_is_about_stops_only_who_has_no_other(tmp_path: Path) -> None:
+    good = minted()
+    (tmp_path / "1.json").write_text(collateral_to_json(good))
+    (tmp_path / "broken.json").write_text("{")
+    source = DirectorySource(tmp_path, Clock())
+    assert asyncio.run(source.fetch(KEY)) == good
+    with pytest.raises(Malformed, match=r"broken\.json"):
+        asyncio.run(source.fetch(replace(KEY, fmspc=OTHER_FMSPC)))
+
+
 def test_a_broken_recording_is_named(tmp_path: Path) -> None:
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(Malformed, match=r"broken\.json"):

@@ -121,6 +121,20 @@ def test_certification_by_ppid_is_parsed_and_cannot_be_verified(kind: int, size:
         parse_quote(with_certification(kind, data + b"\x00"))
 
 
+def test_a_quote_that_is_cut_short_is_not_said_to_have_zeros_behind_it() -> None:
+    header = b"".join(number.to_bytes(size, "little") for number, size in ((1, 4), (2, 4), (100, 8)))
+    with pytest.raises(Malformed, match="50 follow$"):
+        strip_oe_header(header + bytes(50))
+
+
+def test_certification_without_a_certificate_is_not_shown_as_one_that_cannot_be_read() -> None:
+    shown = [
+        summarise_certification(parse_quote(with_certification(*one)).certification).description
+        for one in ((4, b"leaf"), (7, b"m"))
+    ]
+    assert ["unreadable" in one for one in shown] == [True, False]
+
+
 @pytest.mark.parametrize(("kind", "data", "reason"), [(4, b"leaf", "malformed"), (7, b"m", "unsupported")])
 def test_certification_that_leads_to_no_certificate_is_refused_by_name(kind: int, data: bytes, reason: str) -> None:
     quote = parse_quote(with_certification(kind, data))

@@ -67,6 +67,25 @@ def test_a_verifier_that_has_seen_much_says_what_a_new_one_says() -> None:
         assert new == outcome(old, one, collateral=collateral) == outcome(old, one, collateral=collateral)
 
 
+def test_as_many_vouched_certificates_are_remembered_as_allowed_and_the_oldest_goes_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(certificates, "MAX_VOUCHED", 2)
+    memory = CertificateMemory()
+    chain = [parse_certificate(one) for one in chain_of_one()]
+    for certificate in chain[:2]:
+        memory.keep(certificate)
+    assert [memory.parse(one.encoded) is one for one in chain] == [True, True, False]
+    memory.keep(chain[2])
+    assert [memory.parse(one.encoded) is one for one in chain] == [False, True, True]
+
+
+def chain_of_one() -> list[bytes]:
+    """The three certificates of a quote, DER."""
+    pem = parse_quote(ONE.quote).certification.data.rstrip(b"\0")
+    return [one.public_bytes(Encoding.DER) for one in x509.load_pem_x509_certificates(pem)]
+
+
 def test_a_certificate_that_was_read_is_not_trusted_for_it() -> None:
     """The chain of a stranger is read when its collateral is asked for; verifying it afterwards still refuses it."""
     stranger, verifier = Dcap().mint(), Verifier([ONE.root])

@@ -222,6 +222,18 @@ def test_a16_a17_a_tag_is_what_makes_the_ttls_variable() -> None:
     assert text(run(deployed(), "tlsOnly"), "MARBLE_TTLS_CONFIG").startswith(expected)
 
 
+def test_a_manifests_own_ttls_configuration_is_replaced_before_it_is_executed() -> None:
+    """Protocol, section 2.8: else a secret that nobody has uploaded would keep a Marble from starting."""
+    document = integration()
+    document["Secrets"]["unset"] = {"Type": "plain", "UserDefined": True}
+    for name in ("tlsOnly", "bare"):
+        document["Marbles"][name]["Parameters"] = {"Env": {"MARBLE_TTLS_CONFIG": "{{ string .Secrets.unset }}"}}
+    state = deployed(encode(document))
+    assert ttls(run(state, "tlsOnly")).keys() == {"Incoming", "Outgoing"}
+    with pytest.raises(ActivationRefused, match="MARBLE_TTLS_CONFIG"):
+        run(state, "bare")
+
+
 def test_a18_a_marble_without_parameters_gets_only_what_every_marble_gets() -> None:
     """A18."""
     activated = run(deployed(), "bare")

@@ -101,21 +101,30 @@ def test_sm5_a_recovery_secret_can_be_decrypted_with_the_private_key_and_is_the_
     assert key.decrypt(outcome.reply["alice"], oaep) == outcome.state.data_key.key
 
 
-def test_setting_keeps_the_ca_and_nothing_secret_and_starts_the_log() -> None:
-    """Protocol, section 3.2; what was stored before there was a manifest opens nothing of what comes with it."""
+def test_setting_keeps_ca_and_root_secret_and_starts_the_log() -> None:
+    """Protocol, section 3.2."""
     outcome = set_manifest(fresh(), INTEGRATION, INPUTS, {})
     assert outcome.state.authority is fresh().authority
-    before = fresh()
-    assert before.data_key is not None
-    assert outcome.state.data_key is not None
-    assert outcome.state.data_key.key != before.data_key.key
-    assert outcome.state.root_secret != before.root_secret
+    assert outcome.state.root_secret == fresh().root_secret
     assert outcome.reply == {}
     assert json.loads(outcome.state.update_log) == {
         "time": "2026-06-01T12:30:15.123Z",
         "update": "initial manifest set",
     }
     assert outcome.events[0].fields["fingerprint"] == hashlib.sha256(INTEGRATION).hexdigest()
+
+
+def test_of_a_state_that_was_stored_before_the_manifest_only_the_root_is_kept() -> None:
+    """Whoever brings that state back has nothing secret of the deployment, and no CA that its Marbles trust."""
+    before, after = fresh(), set_manifest(fresh(), INTEGRATION, INPUTS, {}, was_stored=True).state
+    assert before.data_key is not None
+    assert after.data_key is not None
+    assert after.data_key.key != before.data_key.key
+    assert after.root_secret != before.root_secret
+    assert after.authority.root is before.authority.root
+    assert after.authority.intermediate_key is not before.authority.intermediate_key
+    assert after.authority.marble_root.public_key() != before.authority.marble_root.public_key()
+    after.authority.intermediate.verify_directly_issued_by(before.authority.root)
 
 
 def test_in_recovery_a_new_manifest_starts_over() -> None:

@@ -22,17 +22,18 @@ from tests.forge.machines import another_machine
 
 from marblerun.attestation.issue import EvidenceIssuer, NoEvidenceIssuer
 from marblerun.attestation.simulated import EnclaveIdentity, SimulatedPlatform
+from marblerun.coordinator.kubernetes.api import EndpointSlice
 from marblerun.coordinator.kubernetes.kek_map import ConfigMapKeks
 from marblerun.coordinator.seal import MachineSealer
 from marblerun.coordinator.seal.kek import KekSealer
 from marblerun.coordinator.seal.none import PlainSealer
 from marblerun.coordinator.seal.platform import EnclaveSealer, SimulatedKeys
-from marblerun.coordinator.server.sharing.key_client import Address
+from marblerun.coordinator.server.sharing.key_client import MAX_ADDRESSES, Address
 from marblerun.coordinator.server.sharing.key_sharing import KeySharing, peers_of
 from marblerun.coordinator.server.turns import Overload
 from marblerun.coordinator.state import Phase
 from marblerun.coordinator.store.kubernetes import SecretStore
-from marblerun.errors import Misconfigured, Unavailable
+from marblerun.errors import Misconfigured, Unavailable, Untrusted
 
 pytestmark = needs_kube
 
@@ -214,24 +215,20 @@ def test_d1_one_recovered_instance_brings_all_others_up(
 def test_a_recovery_beside_a_running_instance_makes_another_key_and_both_end_with_one(
     cluster: Cluster, machines: Callable[[], SimulatedPlatform]
 ) -> None:
-    """The running one goes on with what it has; what its machine kept is replaced at its next start."""
+    """The running one goes on with the data key, asks for the other key, and so its machine can restart alone."""
     one, two = machines(), machines()
-    with instance(cluster, two) as second:
-        with instance(cluster, one) as first:
-            (party,) = names(1)
-            reply = first.up.call(first.up.coordinator.set_manifest(manifest(1)))
-            until(lambda: second.phase is Phase.RECOVERY, "the second cannot open it")
-            share = share_of(party, reply[party])
-            second.up.call(second.up.coordinator.recover(share.secret, share.signature))
-            second.until_serving()
-            cluster.publish(second)
-            assert second.sealer.kek != first.sealer.kek
-            first.up.call(first.up.coordinator.catch_up())
-            assert (first.phase, first.root) == (Phase.ACCEPTING_MARBLES, second.root)
-        with instance(cluster, one) as again:
-            until(lambda: again.phase is Phase.ACCEPTING_MARBLES, "the state is loaded")
-            assert again.sealer.kek == second.sealer.kek
-            again.until_serving()
+    with instance(cluster, two) as second, instance(cluster, one) as first:
+        (party,) = names(1)
+        reply = first.up.call(first.up.coordinator.set_manifest(manifest(1)))
+        until(lambda: second.phase is Phase.RECOVERY, "the second cannot open it")
+        share = share_of(party, reply[party])
+        second.up.call(second.up.coordinator.recover(share.secret, share.signature))
+        second.until_serving()
+        cluster.publish(second)
+        first.up.call(first.up.coordinator.catch_up())
+        assert (first.phase, first.root) == (Phase.ACCEPTING_MARBLES, second.root)
+        until(lambda: first.sealer.kek == second.sealer.kek, "the running one has the other's key")
+        until(lambda: first.sealer.is_kept_as(first.sharing._mode()), "and keeps it")
     with instance(cluster, one, peers=False) as alone:
         assert alone.phase is Phase.ACCEPTING_MARBLES
 
@@ -258,6 +255,19 @@ def test_e18_a_state_that_was_copied_to_a_fresh_namespace_can_be_recovered_there
         assert (again.phase, again.root) == (Phase.ACCEPTING_MARBLES, root)
 
 
+def test_of_thousands_of_addresses_only_as_many_are_taken_as_anybody_would_ask() -> None:
+    """Whoever may write EndpointSlices must not fill our memory."""
+
+    class Api:
+        def endpoint_slices(self, _service: str) -> tuple[EndpointSlice, ...]:
+            addresses = tuple(f"10.0.{n // 256}.{n % 256}" for n in range(300))
+            return (EndpointSlice("one", addresses[:2], (1, 2)), EndpointSlice("two", addresses, tuple(range(1, 11))))
+
+    found = peers_of(Api(), SERVICE)()  # type: ignore[arg-type]
+    assert len(found) == len(set(found)) == MAX_ADDRESSES
+    assert found[:4] == (("10.0.0.0", 1), ("10.0.0.0", 2), ("10.0.0.1", 1), ("10.0.0.1", 2))
+
+
 def test_e19_a_higher_version_joins_only_after_the_other_was_upgraded(
     cluster: Cluster, machines: Callable[[], SimulatedPlatform]
 ) -> None:
@@ -281,6 +291,45 @@ def test_e19_a_higher_version_joins_only_after_the_other_was_upgraded(
             upgraded.until_serving()
             cluster.publish(upgraded)
             until(lambda: ahead.phase is Phase.ACCEPTING_MARBLES, "the state is loaded")
+
+
+def test_a_running_instance_that_is_shown_an_old_state_under_another_key_goes_on(
+    cluster: Cluster, machines: Callable[[], SimulatedPlatform]
+) -> None:
+    """It asks the others for that key, gets it, refuses the state that it opens, and ends nothing."""
+    elsewhere = Cluster(cluster.pod.kube.namespace())
+    with instance(cluster, machines()) as first, instance(elsewhere, machines()) as foreign:
+        first.up.set_manifest(deployment())
+        for one in (foreign, first):
+            one.until_serving()
+        cluster.publish(foreign)
+        mine, secret, other = first.sealer.kek, cluster.pod.admin().secret(STATE), elsewhere.pod.admin().secret(STATE)
+        assert secret is not None
+        assert other is not None
+        put = cluster.pod.admin().update_secret(secret, other.data or {})
+        with pytest.raises(Untrusted):
+            first.up.call(first.up.coordinator.catch_up())
+        until(lambda: not first.sealer.outdated, "the foreign key was given and opened the foreign state")
+        assert (first.failures, first.sealer.kek) == ([], mine)
+        cluster.pod.admin().update_secret(put, secret.data or {})
+        first.up.call(first.up.coordinator.catch_up())
+        first.up.call(first.up.coordinator.reload())
+        assert (first.phase, first.failures, first.sealer.kek) == (Phase.ACCEPTING_MARBLES, [], mine)
+
+
+def test_the_key_is_given_by_the_mode_that_is_stored_and_not_by_the_last_one_seen(
+    cluster: Cluster, machines: Callable[[], SimulatedPlatform], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the stored state is not known, nobody gets the key."""
+    with instance(cluster, machines()) as first:
+        first.up.set_manifest(deployment())
+        first.until_serving()
+        cluster.publish(first)
+        secret = cluster.pod.admin().secret(STATE)
+        assert secret is not None
+        cluster.pod.admin().update_secret(secret, {})
+        with pytest.raises(Unavailable, match="the present state is not known"):
+            first.up.call(first.sharing._present_mode())
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from tests.coordinator.running import Address, new_platform
 from tests.coordinator.states import UUID_1, applicant
 from tests.coordinator.test_process import Process, post, process
 from tests.forge.kubernetes import Kube, Pod, needs_kube
+from tests.forge.machines import another_machine
 
 from marblerun.wire.rpc import ACTIVATE_PATH, GrpcStatus, encode_activation_request, encode_message
 
@@ -99,6 +100,22 @@ def test_processes_on_one_machine_with_a_sealing_key_restart_by_themselves(
     assert kept is not None
     assert len(kept.data or {}) == 1
     assert reaches(begin(folder, pod, tmp_path / "three", **place), 3)
+
+
+def test_a_startup_manifest_does_not_replace_a_state_that_only_waits_for_its_key(
+    pod: Pod, folder: ExitStack, tmp_path: Path
+) -> None:
+    """A new replica on a new machine must not end the deployment that it was started for."""
+    platform = new_platform(tmp_path / "platform")
+    another_machine(platform, tmp_path / "other")
+    (tmp_path / "manifest.json").write_bytes(encode(many(3)))
+    usual = {"EDG_STARTUP_MANIFEST": str(tmp_path / "manifest.json"), "OE_SIMULATION": ""}
+    one = begin(folder, pod, tmp_path / "one", EDG_SIMULATED_PLATFORM=str(platform.directory), **usual)
+    assert reaches(one, 3)
+    two = begin(folder, pod, tmp_path / "two", EDG_SIMULATED_PLATFORM=str(tmp_path / "other"), **usual)
+    assert reaches(two, 1)
+    assert "cannot be followed" not in status(one.client)["message"]
+    assert activate(one)[0] != GrpcStatus.UNAVAILABLE
 
 
 def test_an_api_server_that_comes_back_finds_a_process_that_waited(

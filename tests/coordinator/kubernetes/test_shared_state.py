@@ -21,7 +21,7 @@ from tests.forge.kubernetes import Kube, Pod, needs_kube
 from marblerun.coordinator.commands.activate import ActivationRefused
 from marblerun.coordinator.seal import SealMode
 from marblerun.coordinator.service import MAX_LOST_WRITES, Coordinator
-from marblerun.coordinator.state import Phase
+from marblerun.coordinator.state import Phase, State
 from marblerun.coordinator.store import Sealed
 from marblerun.coordinator.store.anchors import EtcdPlace, TlsFiles
 from marblerun.coordinator.store.anchors.etcd import EtcdAnchor
@@ -136,16 +136,19 @@ def test_a_state_is_kept_from_the_first_start_on_and_a_disabled_one_too(pod: Pod
 
 
 def test_nobody_who_brings_the_first_state_back_gets_secrets_of_the_deployment(pod: Pod) -> None:
-    """Of a state from before the manifest, neither root secret nor what is derived from it is used with it."""
-    secrets: list[bytes] = []
+    """Of a state from before the manifest nothing is used with it but the root key, by which clients know it."""
+    states: list[State] = []
 
     async def deploy(coordinator: Coordinator) -> None:
-        before = coordinator.state.root_secret
+        states.append(coordinator.state)
         await coordinator.set_manifest(encode(many(1)))
-        secrets.extend((before, coordinator.state.root_secret))
+        states.append(coordinator.state)
 
     together(pod, 1, deploy)
-    assert secrets[0] != secrets[1]
+    before, after = states
+    assert after.root_secret != before.root_secret
+    assert after.authority.root_der == before.authority.root_der
+    assert after.authority.marble_root_der != before.authority.marble_root_der
 
 
 # -- following ---------------------------------------------------------------------------------------------------

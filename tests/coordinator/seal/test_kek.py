@@ -283,16 +283,40 @@ def test_whoever_loses_the_race_for_the_first_state_takes_the_winners_kek() -> N
     loser = sealer(PlainSealer(), entries)
     loser.seal(KEY, SealMode.DISABLED, AAD)
     winner, sealed = begun(PlainSealer(), entries)
-    loser.undone()
     assert loser.unseal(sealed, AAD) == KEY
     assert loser.kek == winner.kek
 
 
-def test_a_settled_kek_is_not_undone() -> None:
-    """Also where nothing could be kept."""
-    own, sealed = begun(PlainSealer(), Entries(broken=True))
-    own.undone()
+def test_a_state_that_opens_and_is_not_believed_does_not_take_our_kek_away(
+    platform: SimulatedPlatform, tmp_path: Path
+) -> None:
+    """Whoever writes Secret and ConfigMap can put there what this machine kept for another deployment."""
+    entries, elsewhere = Entries(), Entries()
+    own, sealed = begun(enclave(platform), entries)
+    foreign, foreign_sealed = begun(enclave(platform), elsewhere)
+    mine = own.kek
+    entries.kept = elsewhere.kept
+    assert own.unseal(foreign_sealed, AAD) == KEY
+    own.keep(SealMode.UNIQUE_KEY)
+    assert own.kek == mine != foreign.kek
+    assert own.unseal(own.seal(KEY, SealMode.PRODUCT_KEY, AAD), AAD) == KEY
+    own.settled(SealMode.PRODUCT_KEY)
+    assert own.kek == mine
     assert own.unseal(sealed, AAD) == KEY
+
+
+def test_a_state_that_was_opened_without_the_kek_leaves_it_outdated_until_we_write() -> None:
+    """A running Coordinator has the data key in memory; for its next start it needs the KEK of the stored state."""
+    own, _ = begun(PlainSealer(), Entries())
+    mine = own.kek
+    _, foreign_sealed = begun(PlainSealer(), Entries())
+    with pytest.raises(Untrusted):
+        own.unseal(foreign_sealed, AAD)
+    own.settled(SealMode.PRODUCT_KEY)
+    assert (own.outdated, own.kek) == (True, mine)
+    own.seal(KEY, SealMode.PRODUCT_KEY, AAD)
+    own.settled(SealMode.PRODUCT_KEY)
+    assert (own.outdated, own.kek) == (False, mine)
 
 
 def test_an_offered_kek_is_taken_if_it_opens_the_state_and_else_not(
@@ -321,7 +345,8 @@ def test_what_is_no_kek_cannot_be_offered(kek: bytes) -> None:
 
 def test_a_state_under_anothers_kek_shows_and_its_kek_replaces_ours() -> None:
     """As after a recovery on another machine while this one was cut off."""
-    own, first = begun(PlainSealer(), Entries())
+    entries = Entries()
+    own, first = begun(PlainSealer(), entries)
     other, second = begun(PlainSealer(), Entries())
     assert other.kek is not None
     mine = own.kek
@@ -330,6 +355,9 @@ def test_a_state_under_anothers_kek_shows_and_its_kek_replaces_ours() -> None:
     assert (own.outdated, own.kek) == (True, mine)
     own.offer(other.kek)
     assert own.unseal(second, AAD) == KEY
+    assert (own.outdated, own.kek) == (False, mine)
+    entries.broken = True
+    own.settled(SealMode.PRODUCT_KEY)
     assert (own.outdated, own.kek) == (False, other.kek)
     assert not own.is_kept_as(SealMode.PRODUCT_KEY)
     with pytest.raises(Untrusted):

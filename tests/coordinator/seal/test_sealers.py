@@ -13,11 +13,11 @@ from marblerun.attestation.issue import GramineIssuer, NoEvidenceIssuer
 from marblerun.attestation.issue.simulated import SimulatedIssuer
 from marblerun.attestation.simulated import EnclaveIdentity, SimulatedPlatform
 from marblerun.coordinator.seal import KeySealer, SealMode, seal_mode
-from marblerun.coordinator.seal.detect import detect_sealer
+from marblerun.coordinator.seal.detect import detect_sealer, verify_sealing
 from marblerun.coordinator.seal.gramine import GramineKeys
 from marblerun.coordinator.seal.none import AbsentSealer, PlainSealer
 from marblerun.coordinator.seal.platform import EnclaveSealer, KeyRequest, SimulatedKeys, parse_key_request
-from marblerun.errors import Malformed, Unavailable, Untrusted
+from marblerun.errors import Malformed, MarbleRunError, Misconfigured, Unavailable, Untrusted
 
 KEY = bytes(range(32))
 AAD = b"a" * 32
@@ -200,3 +200,47 @@ def test_gramine_with_keys_seals(tmp_path: Path) -> None:
     gramine(tmp_path / "dev/attestation/keys", b"k" * 16)
     found = detect_sealer({}, GramineIssuer(tmp_path), None, ENTROPY, tmp_path)
     assert found.unseal(found.seal(KEY, SealMode.PRODUCT_KEY, AAD), AAD) == KEY
+
+
+# -- found out at the start ------------------------------------------------------------------------------------------
+
+
+class Broken(PlainSealer):
+    """Seals and opens as told."""
+
+    def __init__(self, sealing: MarbleRunError | None = None, opening: MarbleRunError | None = None) -> None:
+        self.sealing, self.opening = sealing, opening
+
+    def seal(self, key: bytes, mode: SealMode, additional: bytes) -> bytes:
+        if self.sealing is not None:
+            raise self.sealing
+        return bytes(len(key)) if self.opening is None else key
+
+    def unseal(self, sealed: bytes, additional: bytes) -> bytes:
+        if self.opening is not None:
+            raise self.opening
+        return sealed
+
+
+@pytest.mark.parametrize(
+    ("sealer", "error", "text"),
+    [
+        (Broken(sealing=Unavailable("no answer")), Unavailable, "no answer"),
+        (Broken(sealing=Misconfigured("set a bank")), Misconfigured, "set a bank"),
+        (Broken(opening=Untrusted("not mine", step="sealed-key")), Unavailable, "not mine"),
+        (Broken(), Unavailable, "something else"),
+    ],
+)
+def test_a_sealing_key_that_cannot_be_used_is_found_out(sealer: Broken, error: type[MarbleRunError], text: str) -> None:
+    with pytest.raises(error, match=f"nothing could be sealed on this machine.*{text}"):
+        verify_sealing(sealer, ENTROPY)
+
+
+def test_sealers_that_can_be_used_pass_and_a_machine_without_any_is_warned_of(
+    platform: SimulatedPlatform, caplog: pytest.LogCaptureFixture
+) -> None:
+    verify_sealing(PlainSealer(), ENTROPY)
+    verify_sealing(EnclaveSealer("simulated", SimulatedKeys(platform, EnclaveIdentity()), ENTROPY), ENTROPY)
+    assert caplog.records == []
+    verify_sealing(AbsentSealer(), ENTROPY)
+    assert ["every restart will need recovery" in record.getMessage() for record in caplog.records] == [True]

@@ -14,6 +14,7 @@ from tests.coordinator.manifests import encode, many
 from tests.coordinator.parties import manifest, share_of
 from tests.coordinator.running import World
 from tests.coordinator.states import ENTROPY, UUID_1, applicant
+from tests.coordinator.test_process import process
 from tests.forge.tpm import SoftTpm, bus_of, needs_tpm, soft_tpm
 
 from marblerun.attestation.issue import GramineIssuer, NoEvidenceIssuer
@@ -364,6 +365,32 @@ def test_only_the_setting_brings_it_in_and_then_before_all_others(tpm: SoftTpm, 
 def test_settings_that_would_do_something_else_stop_the_start(environment: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(Misconfigured):
         detect_sealer(environment, NoEvidenceIssuer(), None, ENTROPY, tmp_path)
+
+
+def test_a_tpm_that_is_not_there_ends_the_start_where_nothing_was_stored_yet(tmp_path: Path) -> None:
+    """With the first manifest it would be too late: the operator has gone."""
+    missing = f"device:{tmp_path}/none"
+    with (
+        pytest.raises(AssertionError, match=r"nothing could be sealed on this machine \(TPM 2.0 .*does not answer"),
+        process(tmp_path, OE_SIMULATION="1", EDG_COORDINATOR_TPM=missing),
+    ):
+        pass
+
+
+def test_a_state_that_waits_for_recovery_does_not_wait_for_a_tpm(tmp_path: Path) -> None:
+    store = FileStore(tmp_path / "state")
+    asyncio.run(_first_manifest(store))
+    store.close()
+    (tmp_path / "state" / "sealed_key").write_bytes(b"")
+    with process(tmp_path, OE_SIMULATION="1", EDG_COORDINATOR_TPM=f"device:{tmp_path}/none") as up:
+        assert [line["state"] for line in up.lines() if line["msg"] == "the Coordinator is listening"] == [1]
+
+
+async def _first_manifest(store: FileStore) -> None:
+    coordinator = World(store=store).coordinator()
+    await coordinator.start()
+    await coordinator.set_manifest(manifest(1))
+    await coordinator.stop()
 
 
 def test_an_enclave_never_gives_its_key_to_the_hosts_tpm(tpm: SoftTpm, tmp_path: Path) -> None:

@@ -65,7 +65,24 @@ def test_a_canonical_path_stays_as_it_is_and_never_leads_to_another_host(path: s
         ("/a?b=c?d", ("/a", "b=c?d")),
         ("/a", ("/a", "")),
         ("https://host:1/a?b", ("/a", "b")),
-        ("http://host", ("/", "")),
+        ("http://host", ("", "")),
+        ("http://host?a=b", ("", "a=b")),
+        ("http:/a", ("/a", "")),
+        ("mailto:a?b", ("", "b")),
+        ("http://u:p@host:1/a", ("/a", "")),
+        ("http://u<@host/a", None),
+        ("http://host:x/a", None),
+        ("http://h%41/a", None),
+        ("http://h%c3/a", ("/a", "")),
+        ("http://h@%zz/a", None),
+        ("http://[::1]:1/a", ("/a", "")),
+        ("http://[fe80::1%25en0]/a", ("/a", "")),
+        ("http://[::1/a", None),
+        ("http://[1.2.3.4]/a", None),
+        ("/a\x01", None),
+        ("/a?\x7f", None),
+        ("/a|b", ("/a%7Cb", "")),
+        ("/\xe9%7c", ("/%E9%7C", "")),
         ("HTTP://host:1/a?b", ("/a", "b")),
         ("ftp://host/a", ("/a", "")),
         ("1ftp://host/a", None),
@@ -73,7 +90,7 @@ def test_a_canonical_path_stays_as_it_is_and_never_leads_to_another_host(path: s
         ("*", None),
         ("", None),
         ("a", None),
-        ("host:443", None),
+        ("host:443", ("", "")),
         ("/%", None),
         ("/%4", None),
         ("/%zz", None),
@@ -106,7 +123,7 @@ def test_query_values_follow_go(query: str, values: list[str]) -> None:
 def test_a_redirect_keeps_the_query_and_escapes_its_page() -> None:
     response = redirect('/a"<>', "q=<", "GET")
     assert response.status == 307
-    assert dict(response.headers)[b"location"] == b"/a%22%3C%3E?q=%3C"
+    assert dict(response.headers)[b"location"] == b"/a%22%3C%3E?q=<"
     assert b"<>" not in response.body
     assert redirect("/a", "", "POST").body == redirect("/a", "", "HEAD").body == b""
 
@@ -146,7 +163,20 @@ def test_a_redirect_stays_on_this_host_and_is_one_header_line(path: str, query: 
 
 def test_a_redirect_to_another_host_by_a_backslash_is_escaped() -> None:
     assert redirect(clean_path("/./\\evil.example"), "", "GET").headers[0] == (b"location", b"/%5Cevil.example")
-    assert redirect(clean_path("//a%20b"), "x=1&y=%2F", "GET").headers[0] == (b"location", b"/a%20b?x=1&y=%2F")
+    assert redirect(clean_path("//a%20b"), "x=1&y=%2F", "GET").headers[0] == (b"location", b"/a%2520b?x=1&y=%2F")
+    assert redirect("/a", "\xe9", "GET").headers[0] == (b"location", b"/a?%e9")
+
+
+def test_a_target_to_connect_to_is_no_path() -> None:
+    """Go looks at it as at an authority, unless it begins with a slash."""
+    assert split_target("host:443", "CONNECT") == ("", "")
+    assert split_target("host:443/a?b", "CONNECT") == ("/a", "b")
+    assert split_target("/a", "CONNECT") == ("/a", "")
+    assert split_target("host:x", "CONNECT") is None
+
+
+def test_a_query_is_read_as_the_bytes_that_were_sent() -> None:
+    assert query_values("s=\xc3\xa9", "s") == ["\xe9"]
 
 
 @given(st.one_of(st.sampled_from(["/status", "/api/v2/status"]), st.text(alphabet="/.astu%7?3", max_size=12)))

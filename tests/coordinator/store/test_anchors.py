@@ -25,6 +25,7 @@ from marblerun.coordinator.server.settings import settings_from_environment
 from marblerun.coordinator.service import Coordinator
 from marblerun.coordinator.state import Phase
 from marblerun.coordinator.store.anchors import (
+    ClosingAnchor,
     EtcdPlace,
     FilePlace,
     TlsFiles,
@@ -114,6 +115,14 @@ def test_tls_files_that_cannot_be_used_are_named_at_the_start(tmp_path: Path) ->
     for files in (TlsFiles(ca=tmp_path / "bad.pem"), TlsFiles(certificate=tmp_path / "missing")):
         with pytest.raises(Misconfigured, match="TLS files"):
             open_anchor(EtcdPlace(("https://a",), "k"), files)
+
+
+def test_an_anchor_that_holds_connections_can_be_closed_and_then_asks_nobody() -> None:
+    anchor = open_anchor(EtcdPlace(("http://127.0.0.1:9",), "k"), TlsFiles())
+    assert isinstance(anchor, ClosingAnchor)
+    anchor.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        anchor.load()
 
 
 # -- between state and anchor ------------------------------------------------------------------------------------

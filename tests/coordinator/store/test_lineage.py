@@ -270,7 +270,10 @@ def test_starting_over_goes_on_above_the_anchor(tmp_path: Path) -> None:
     assert isinstance(world.store, MemoryStore)
     assert world.store.aside == [older]
     world.store = MemoryStore()  # even the directory is gone
+    assert "there is no state, but the anchor remembers one" in run(world, _status)
+    assert run(world, phase) is Phase.ACCEPTING_MANIFEST
     run(world, deploy)
+    assert "\n" not in run(world, _status)
     assert run(world, phase) is Phase.ACCEPTING_MARBLES
     assert "OLDER" in run(Anchored(store=MemoryStore(store.all[-1]), anchor=world.anchor), _status)
 

@@ -67,6 +67,12 @@ def read_contents(collateral: Collateral) -> Contents:
     return read_details(collateral).contents
 
 
+def read_key(collateral: Collateral) -> CollateralKey:
+    """Which platforms TCB Info and PCK CRL speak of, whatever the other parts are. Raises Malformed."""
+    tcb, document = _statement(collateral.tcb_info, "TCB Info", _TEE_OF_TCB_INFO)
+    return CollateralKey(tcb.tee, _fmspc(document), _ca(_crl(collateral.pck_crl, "PCK CRL")))
+
+
 def read_details(collateral: Collateral) -> Details:
     """What each part says. Raises Malformed as :func:`read_contents`."""
     tcb, document = _statement(collateral.tcb_info, "TCB Info", _TEE_OF_TCB_INFO)

@@ -267,14 +267,14 @@ class CollateralServer:
         self, publisher: Publisher, address: tuple[str, int] = ("127.0.0.1", 0), *, tls: ssl.SSLContext | None = None
     ) -> None:
         """Bind ``address`` (port 0 takes a free one); OSError if that cannot be done."""
+        self._host = address[0]  # as it was named: a certificate for a name does not fit the address behind it
         self._server = _Server(address, publisher, tls)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
 
     @property
     def url(self) -> str:
         """The base URL, without a slash at the end."""
-        host, port = self._server.server_address[:2]
-        host = host.decode() if isinstance(host, (bytes, bytearray)) else host
+        host, port = self._host, self._server.server_port
         return f"{self._server.scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
     def __enter__(self) -> CollateralServer:

@@ -277,7 +277,12 @@ class _Instance:
 def _parameters(deployment: Deployment, marble: Marble, marble_type: str, instance: _Instance) -> Activated:
     templates = templates_of(deployment, marble_type)
     files = {path: _render(f"Files[{path}]", content, instance) for path, content in templates.files.items()}
-    env = {name: _render(f"Env[{name}]", content, instance) for name, content in templates.env.items()}
+    # What the manifest says of the configuration for TTLS is replaced before it is executed, as in the reference.
+    env = {
+        name: _render(f"Env[{name}]", content, instance)
+        for name, content in templates.env.items()
+        if not marble.tls or name != TTLS_VARIABLE
+    }
     if marble.tls:
         config = _ttls(deployment, marble, instance)
         env[TTLS_VARIABLE] = _render(f"Env[{TTLS_VARIABLE}]", _compiled(config.encode(), ENV_FUNCTIONS), instance)

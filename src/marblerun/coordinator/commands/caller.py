@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import ClassVar, Final
 
+from marblerun.coordinator.commands.update_reply import NoUpdateInProgress
 from marblerun.coordinator.state import Deployment, Phase, State
 from marblerun.errors import Denied, WrongPhase
 from marblerun.policy.access import (
@@ -70,9 +71,14 @@ def find_caller(state: State, leaf: bytes | None) -> User:
 
 
 def require_caller(state: State, leaf: bytes | None, operation: Operation) -> User:
-    """The user, if ``operation`` can be for them at all; raises Unauthorized, or Denied without a permission."""
+    """The user, if ``operation`` can be for them at all; raises Unauthorized, or Denied without a permission.
+
+    Where nothing is pending there is nothing to acknowledge, for nobody: NoUpdateInProgress.
+    """
     user = find_caller(state, leaf)
     if not any(is_granted(user, permission) for permission in PERMISSIONS[operation]):
+        if operation is Operation.ACKNOWLEDGE and state.pending_update is None:
+            raise NoUpdateInProgress
         raise _denied(user, operation)
     return user
 

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from marblerun.coordinator.commands import Event, Inputs, Outcome
+from marblerun.coordinator.commands.authority import renewed_authority
 from marblerun.coordinator.commands.dry_run import try_templates
 from marblerun.coordinator.commands.start import ROOT_SECRET_BYTES
 from marblerun.coordinator.commands.update_log import log_line
@@ -31,19 +32,19 @@ HSM_GATE: Final = "azurehsmsealing"
 
 
 def set_manifest(
-    state: State, raw: bytes, inputs: Inputs, environment: Mapping[str, str]
+    state: State, raw: bytes, inputs: Inputs, environment: Mapping[str, str], *, was_stored: bool = False
 ) -> Outcome[Mapping[str, bytes]]:
     """Make ``raw`` the manifest of a Coordinator that has none, or whose state is lost.
 
-    The reply holds, by recovery key name, what the key's holder needs for a recovery, encrypted to that key. Raises
-    WrongPhase, and Malformed or Denied for a manifest that cannot be used; then nothing has changed.
+    ``was_stored`` says that the state without a manifest was durable, as several Coordinators share it. The reply
+    holds, by recovery key name, what the key's holder needs for a recovery, encrypted to that key. Raises WrongPhase,
+    and Malformed or Denied for a manifest that cannot be used; then nothing has changed.
     """
     require_no_manifest(state)
     manifest = parse_manifest(raw)
     verify_usable(manifest, environment)
-    # No secret comes from what a store may have held before there was a manifest: whoever brings that back must not
-    # get the secrets of this deployment under a manifest of their own.
-    state = replace(state, root_secret=inputs.entropy.token(ROOT_SECRET_BYTES))
+    if was_stored:
+        state = _with_fresh_secrets(state, inputs)
     deployment = make_deployment(state, manifest, raw, inputs)
     recovery = new_recovery(manifest, inputs.entropy)
     fingerprint = hashlib.sha256(raw).hexdigest()
@@ -61,6 +62,16 @@ def set_manifest(
     )
     event = Event("manifest set", {"fingerprint": fingerprint, "marbles": len(manifest.marbles)})
     return Outcome(new, recovery.shares, (event,))
+
+
+def _with_fresh_secrets(state: State, inputs: Inputs) -> State:
+    """Nothing secret that was stored but the root key, by which clients know us already.
+
+    Whoever brings that state back and sets a manifest of their own must get neither the secrets of this deployment nor
+    a CA whose Marbles its Marbles trust.
+    """
+    authority = renewed_authority(state.authority, inputs)
+    return replace(state, root_secret=inputs.entropy.token(ROOT_SECRET_BYTES), authority=authority)
 
 
 def require_no_manifest(state: State) -> None:

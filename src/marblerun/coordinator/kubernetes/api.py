@@ -1,7 +1,8 @@
 """The seven calls to a Kubernetes API server that several Coordinators on one state need, and no more.
 
-Blocks, so it is called in a thread; any number of threads may share one object. Every answer is bounded in time and
-size, the server is verified by the cluster's CA, and no text of an error holds what a Secret holds.
+Blocks, so it is called in a thread; any number of threads may share one object. Every answer is bounded in size and in
+time (its head only in the time between two of its bytes), the server is verified by the cluster's CA, and no text of an
+error holds what a Secret holds.
 Source: Kubernetes 1.34, API reference ("Secret v1", "ConfigMap v1", "EndpointSlice v1") and "API concepts".
 """
 
@@ -358,8 +359,8 @@ def _slice(item: Mapping[str, Any]) -> EndpointSlice:
     numbers = [p.get("port") for p in ports if isinstance(p, dict)] if isinstance(ports, list) else []
     return EndpointSlice(
         name=name if isinstance(name, str) else "",
-        addresses=tuple(addresses),
-        ports=tuple(n for n in numbers if isinstance(n, int) and 0 < n < 65536),
+        addresses=tuple(dict.fromkeys(addresses)),
+        ports=tuple(dict.fromkeys(n for n in numbers if isinstance(n, int) and 0 < n < 65536)),
     )
 
 

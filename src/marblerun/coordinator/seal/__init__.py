@@ -67,11 +67,9 @@ class SharedKeySealer(KeySealer, Protocol):
     """A sealer whose key the instances of a deployment have in common; it is made by the first one of them."""
 
     def settled(self, mode: SealMode) -> None:
-        """The stored state is sealed with this key, in this mode: it is the deployment's, and kept. Never raises."""
-        ...
-
-    def undone(self) -> None:
-        """The stored state does not open: a key that was made here, and never settled, is nobody's; forget it."""
+        """The state that was sealed or unsealed last is stored, in this mode, and believed: so its key is the
+        deployment's, and is kept. Never raises.
+        """
         ...
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -9,12 +10,15 @@ from typing import Final
 from marblerun.attestation.issue import EvidenceIssuer
 from marblerun.attestation.model import Origin
 from marblerun.attestation.simulated import SimulatedPlatform, identity_from_environment
-from marblerun.coordinator.seal import MachineSealer
+from marblerun.coordinator.seal import MachineSealer, SealMode
 from marblerun.coordinator.seal.gramine import KEYS_DIRECTORY, GramineKeys
 from marblerun.coordinator.seal.none import AbsentSealer, PlainSealer
 from marblerun.coordinator.seal.platform import EnclaveSealer, SimulatedKeys
-from marblerun.errors import Misconfigured
+from marblerun.errors import MarbleRunError, Misconfigured, Unavailable
 from marblerun.pki.issue import Entropy
+from marblerun.secrets.box import KEY_BYTES
+
+_log = logging.getLogger(__name__)
 
 _ROOT: Final = Path("/")
 TPM_VARIABLE: Final = "EDG_COORDINATOR_TPM"
@@ -46,6 +50,27 @@ def detect_sealer(
     if issuer.origin is Origin.HARDWARE and (root / KEYS_DIRECTORY).is_dir():
         return EnclaveSealer("Gramine", GramineKeys(root / KEYS_DIRECTORY), entropy)
     return AbsentSealer()
+
+
+def verify_sealing(machine: MachineSealer, entropy: Entropy) -> None:
+    """Seal and open a key of no meaning: a sealing key that cannot be used is found out before a state depends on it.
+
+    Raises Misconfigured or Unavailable, saying what to do. A machine without a sealing key passes, with a warning.
+    """
+    key = entropy.token(KEY_BYTES)
+    what = f"nothing could be sealed on this machine ({machine.name})"
+    try:
+        sealed = machine.seal(key, SealMode.PRODUCT_KEY, b"")
+        if not sealed:
+            _log.warning("this machine has no sealing key: every restart will need recovery")
+            return
+        opened = machine.unseal(sealed, b"")
+    except Misconfigured as error:
+        raise Misconfigured(f"{what}: {error}") from error
+    except MarbleRunError as error:
+        raise Unavailable(f"{what}: {error}") from error
+    if opened != key:
+        raise Unavailable(f"{what}: it opens something else than was sealed")
 
 
 def _tpm_sealer(environment: Mapping[str, str], entropy: Entropy, root: Path) -> MachineSealer | None:

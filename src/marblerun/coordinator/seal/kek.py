@@ -52,6 +52,7 @@ class KekSealer:
         self._clock = clock
         self._kek: bytes | None = None
         self._is_settled = False  # whether a stored state is sealed under it
+        self._latest: bytes | None = None  # under which the key is that was sealed or looked at last, if known
         self._offered: bytes | None = None
         self._kept_as: SealMode | None = None  # how the KEK was sealed when it was kept last, if it was
         self._failed_at: float | None = None
@@ -97,15 +98,18 @@ class KekSealer:
                 self._kek = self._entropy.token(KEK_BYTES)
                 self._kept_as = self._failed_at = None
                 _log.info("a key encryption key was made")
+            self._latest = self._kek
             return seal_key(self._kek, key, additional, self._entropy.token(NONCE_BYTES))
 
     def unseal(self, sealed: bytes, additional: bytes) -> bytes:
         """The data key, by the KEK in memory, the one that was offered, or else the one that this machine keeps.
 
-        The KEK that opens it is the one from now on; if none does, the one in memory stays. Raises Untrusted (step
-        ``sealed-key``) if none opens it, Unavailable if none can be had here, Malformed for bytes that are none.
+        The KEK that opens it is the one from now on; but a deployment's own stays until :meth:`settled` says that the
+        state behind it is believed, as anybody may have put another one there. Raises Untrusted (step ``sealed-key``)
+        if none opens it, Unavailable if none can be had here, Malformed for bytes that are none.
         """
         with self._lock:
+            self._latest = None
             for kek in (self._kek, self._offered):
                 try:
                     if kek is not None:
@@ -117,10 +121,15 @@ class KekSealer:
 
     def _opened(self, kek: bytes, sealed: bytes, additional: bytes) -> bytes:
         key = open_key(kek, sealed, additional)
+        self._latest, self._outdated, self._offered = kek, False, None
+        if not self._is_settled:
+            self._adopt(kek)
+        return key
+
+    def _adopt(self, kek: bytes) -> None:
         if self._kek is None or not compare_digest(self._kek, kek):
             self._kek, self._kept_as, self._failed_at = kek, None, None
-        self._is_settled, self._outdated, self._offered = True, False, None
-        return key
+        self._is_settled, self._outdated = True, False
 
     def offer(self, kek: bytes) -> None:
         """Try this one, too, at the next :meth:`unseal`; an earlier offer is forgotten.
@@ -135,15 +144,24 @@ class KekSealer:
     # -- life of the KEK -----------------------------------------------------------------------------------------
 
     def settled(self, mode: SealMode) -> None:
-        """The stored state is sealed under the KEK: keep that for this machine as ``mode`` says; never raises.
+        """What was sealed or unsealed last belongs to the stored state, and that is believed; never raises.
+
+        So its KEK is the deployment's: it is kept for this machine as ``mode`` says.
+        """
+        with self._lock:
+            if self._latest is not None:
+                self._adopt(self._latest)
+            self.keep(mode)
+
+    def keep(self, mode: SealMode) -> None:
+        """Keep the deployment's KEK for this machine as ``mode`` says; never raises.
 
         Nothing happens if it is kept so already. A Coordinator that cannot keep it goes on, but cannot restart alone;
         it tries again at a later call.
         """
         with self._lock:
-            if self._kek is None:
+            if not self._is_settled:
                 return
-            self._is_settled, self._outdated = True, False
             now = self._clock()
             if self.is_kept_as(mode) or (self._failed_at is not None and now - self._failed_at < RETRY_SECONDS):
                 return
@@ -153,12 +171,6 @@ class KekSealer:
                 self._failed_at = now
                 fields = {"reason": str(error)}
                 _log.error("the key encryption key could not be kept for this machine", extra={"fields": fields})
-
-    def undone(self) -> None:
-        """The stored state does not open: forget a KEK that was made for a first state, if another's came first."""
-        with self._lock:
-            if not self._is_settled:
-                self._kek = None
 
     def export(self, mode: SealMode) -> None:
         """Keep the KEK for this machine, sealed as ``mode`` says: with Disabled, too, to exactly this enclave.

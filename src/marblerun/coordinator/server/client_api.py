@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import contextlib
 import hashlib
 import logging
@@ -24,7 +22,7 @@ from marblerun.coordinator.commands.rehearse import NoRecoveryKeys, RehearsalRef
 from marblerun.coordinator.commands.set_manifest import require_no_manifest
 from marblerun.coordinator.commands.update_reply import NoUpdateInProgress
 from marblerun.coordinator.server import envelope
-from marblerun.coordinator.server.attempts import FailedAttempts
+from marblerun.coordinator.server.attempts import ClientAttempts
 from marblerun.coordinator.server.exchange import BadRequest, Request, Response, Service
 from marblerun.coordinator.server.overload import network_of
 from marblerun.coordinator.server.problems import INTERNAL_TEXT
@@ -47,19 +45,23 @@ from marblerun.coordinator.server.routing import Routes, clean_path, query_value
 from marblerun.coordinator.server.turns import Caller, Desk, Overload
 from marblerun.coordinator.service import Coordinator, OwnEvidence, SignedManifest, Status
 from marblerun.errors import Busy, Denied, MarbleRunError
+from marblerun.wire import gojson
 from marblerun.wire.limits import MAX_REST_BODY_BYTES
 
 _log = logging.getLogger(__name__)
 
 MAX_NONCE_BYTES: Final = 1024
+_URL_ALPHABET: Final = str.maketrans("-_", "+/")
 # Probes have their own patience, of seconds mostly; then the last known state has to do.
 _PROBE_SECONDS: Final = 5.0
 
 
-def client_service(coordinator: Coordinator, desk: Desk | None = None) -> Service:
+def client_service(
+    coordinator: Coordinator, desk: Desk | None = None, attempts: ClientAttempts | None = None
+) -> Service:
     """The client listener's requests, answered by ``coordinator`` in the turns that ``desk`` gives."""
     routes: Routes[Route] = Routes(TABLE)
-    attempts = FailedAttempts()
+    attempts = attempts or ClientAttempts()
     between = Between()
     desk = desk or Overload().requests
 
@@ -99,24 +101,28 @@ def _busy(busy: Busy) -> Response:
 
 
 async def _answer(
-    coordinator: Coordinator, routes: Routes[Route], attempts: FailedAttempts, between: Between, request: Request
+    coordinator: Coordinator, routes: Routes[Route], attempts: ClientAttempts, between: Between, request: Request
 ) -> Response:
     path, query = request.target, ""
     if not routes.is_path(path):
         if path == "*" and request.method == "OPTIONS":
             return Response(200)  # about the server as a whole, which Go's answers by itself
-        split = split_target(request.target)
+        split = split_target(request.target, request.method)
         if split is None:
             return envelope.error(400, "malformed request target")
         path, query = split
         canonical = clean_path(path)
-        if canonical != path:
+        if request.method == "CONNECT":
+            if not path:  # a proxy could be asked for that
+                return Response(404, envelope.ERROR_HEADERS, b"404 page not found\n")
+        elif canonical != path:
             return redirect(canonical, query, request.method)
     route = routes.find(request.method, path)
     if route is None:
         return envelope.error(405)
     try:
-        await (coordinator.catch_up() if route.needs_present else _try_to_catch_up(coordinator))
+        if route.depends_on_state:
+            await (coordinator.catch_up() if route.needs_present else _try_to_catch_up(coordinator))
         if route.operation is not None:
             coordinator.authorize(route.operation, request.peer.leaf)
         return await route.handle(coordinator, Call(request, query, between))
@@ -136,7 +142,7 @@ async def _try_to_catch_up(coordinator: Coordinator) -> None:
             await coordinator.catch_up()
 
 
-def _refused(route: Route, attempts: FailedAttempts, request: Request, problem: MarbleRunError) -> Response:
+def _refused(route: Route, attempts: ClientAttempts, request: Request, problem: MarbleRunError) -> Response:
     if isinstance(problem, Unauthorized | UnauthorizedMarble):
         return _unauthorized(route, attempts, request, problem)
     if isinstance(problem, RehearsalRefused):
@@ -152,9 +158,9 @@ def _refused(route: Route, attempts: FailedAttempts, request: Request, problem: 
     return envelope.error(route.failed, str(problem))
 
 
-def _rehearsal_refused(attempts: FailedAttempts, request: Request, problem: RehearsalRefused) -> Response:
+def _rehearsal_refused(attempts: ClientAttempts, request: Request, problem: RehearsalRefused) -> Response:
     """The answer to a secret that does not count; who keeps trying is told to wait, and is no longer logged."""
-    wait = attempts.record(request.peer.address)
+    wait = attempts.rehearsals.record(request.peer.address)
     if wait:
         refused = envelope.fail(429, f"too many failures from this address; wait {wait} s")
         return replace(refused, headers=(*refused.headers, (b"retry-after", b"%d" % wait)))
@@ -164,15 +170,17 @@ def _rehearsal_refused(attempts: FailedAttempts, request: Request, problem: Rehe
 
 
 def _unauthorized(
-    route: Route, attempts: FailedAttempts, request: Request, problem: Unauthorized | UnauthorizedMarble
+    route: Route, attempts: ClientAttempts, request: Request, problem: Unauthorized | UnauthorizedMarble
 ) -> Response:
-    """The answer to a stranger; too many from one address are told to wait, and are no longer logged."""
+    """The answer to a stranger; too many from one address are no longer logged, and very many told to wait."""
     answer = envelope.fail if route.jsend_fail else envelope.error
-    wait = attempts.record(request.peer.address)
+    wait = attempts.strangers.record(request.peer.address) if request.peer.leaf else 0
     if wait:
         who = "user" if isinstance(problem, Unauthorized) else "marble"
         refused = answer(429, f"unauthorized {who}: too many failures from this address; wait {wait} s")
         return replace(refused, headers=(*refused.headers, (b"retry-after", b"%d" % wait)))
+    if attempts.logged.record(request.peer.address):
+        return answer(401, str(problem))
     leaf = request.peer.leaf
     fields = {
         "peer": request.peer.address,
@@ -214,8 +222,8 @@ def parse_nonce(query: str) -> bytes:
     try:
         if "+" in text or "/" in text:
             raise ValueError
-        return base64.b64decode(text.encode("ascii"), altchars=b"-_", validate=True)
-    except (ValueError, binascii.Error):
+        return gojson.decode_base64(text.translate(_URL_ALPHABET))
+    except ValueError:
         raise BadRequest("the nonce is not base64url with padding") from None
 
 
@@ -228,7 +236,7 @@ async def _v2_status(coordinator: Coordinator, _call: Call) -> Response:
 
 @lru_cache(maxsize=1)
 def _v2_status_of(status: Status) -> Response:
-    return envelope.success({"code": status.code, "message": status.message, **_simulation(status.evidence)})
+    return envelope.record(code=status.code, message=status.message, **_simulation(status.evidence))
 
 
 async def _v2_get_manifest(coordinator: Coordinator, _call: Call) -> Response:
@@ -238,12 +246,10 @@ async def _v2_get_manifest(coordinator: Coordinator, _call: Call) -> Response:
 @lru_cache(maxsize=1)
 def _v2_signed(signed: SignedManifest) -> Response:
     """Made once a manifest: anybody may ask, and to encode megabytes for each of them would stall everybody."""
-    return envelope.success(
-        {
-            "manifestSignatureRootECDSA": _base64(signed.signature),
-            "manifestFingerprint": signed.fingerprint,
-            "manifest": _base64(signed.manifest),
-        }
+    return envelope.record(
+        manifestSignatureRootECDSA=_base64(signed.signature),
+        manifestFingerprint=signed.fingerprint,
+        manifest=_base64(signed.manifest),
     )
 
 
@@ -268,12 +274,12 @@ async def _v2_quote(coordinator: Coordinator, call: Call) -> Response:
 @lru_cache(maxsize=1)
 def _v2_evidence(own: OwnEvidence) -> Response:
     """Made once a root certificate; with a nonce it is always another one, and not kept."""
-    return envelope.success({"cert": own.chain_pem, "quote": _evidence(own.quote), **_simulation(own.evidence)})
+    return envelope.record(cert=own.chain_pem, quote=_evidence(own.quote), **_simulation(own.evidence))
 
 
 async def _v2_statement(coordinator: Coordinator, call: Call) -> Response:
     statement = await coordinator.statement(parse_nonce(call.query))
-    return envelope.success({"statement": statement.text.decode(), "quote": _evidence(statement.quote)})
+    return envelope.record(statement=statement.text.decode(), quote=_evidence(statement.quote))
 
 
 V2: Final[Mapping[str, Mapping[str, Route]]] = {
@@ -295,7 +301,7 @@ async def _v1_status(coordinator: Coordinator, _call: Call) -> Response:
 
 @lru_cache(maxsize=1)
 def _v1_status_of(status: Status) -> Response:
-    return envelope.success({"StatusCode": status.code, "StatusMessage": status.message})
+    return envelope.record(StatusCode=status.code, StatusMessage=status.message)
 
 
 async def _v1_get_manifest(coordinator: Coordinator, _call: Call) -> Response:
@@ -304,12 +310,10 @@ async def _v1_get_manifest(coordinator: Coordinator, _call: Call) -> Response:
 
 @lru_cache(maxsize=1)
 def _v1_signed(signed: SignedManifest | None) -> Response:
-    return envelope.success(
-        {
-            "ManifestSignatureRootECDSA": _base64(signed.signature) if signed else None,
-            "ManifestSignature": signed.fingerprint if signed else "",
-            "Manifest": _base64(signed.manifest) if signed else None,
-        }
+    return envelope.record(
+        ManifestSignatureRootECDSA=_base64(signed.signature) if signed else None,
+        ManifestSignature=signed.fingerprint if signed else "",
+        Manifest=_base64(signed.manifest) if signed else None,
     )
 
 
@@ -327,7 +331,7 @@ async def _v1_quote(coordinator: Coordinator, _call: Call) -> Response:
 
 @lru_cache(maxsize=1)
 def _v1_evidence(own: OwnEvidence) -> Response:
-    return envelope.success({"Cert": own.chain_pem, "Quote": _evidence(own.quote)})
+    return envelope.record(Cert=own.chain_pem, Quote=_evidence(own.quote))
 
 
 V1: Final[Mapping[str, Mapping[str, Route]]] = {

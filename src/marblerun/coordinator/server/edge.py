@@ -61,10 +61,18 @@ def server_context(identity: ServerIdentity, alpn: tuple[bytes, ...], *, demand_
 
     def select(_connection: SSL.Connection, offered: list[bytes]) -> Any:
         chosen = next((name for name in alpn if name in offered), None)
-        return SSL.NO_OVERLAPPING_PROTOCOLS if chosen is None else chosen
+        if chosen is not None:
+            return chosen
+        if b"h2" in alpn and b"http/1.1" in offered:  # Go lets these in, as if they had offered nothing
+            return SSL.NO_OVERLAPPING_PROTOCOLS
+        raise NoCommonProtocol  # pyOpenSSL sends the alert no_application_protocol
 
     context.set_alpn_select_callback(select)
     return context
+
+
+class NoCommonProtocol(Exception):
+    """The client offers application protocols, and none of them is ours."""
 
 
 def _accept_any_certificate(_connection: SSL.Connection, _certificate: Any, _errno: int, _depth: int, _ok: int) -> bool:
@@ -262,6 +270,12 @@ class TlsEdge(asyncio.Protocol):
         except SSL.Error as error:
             self._flush(connection)  # the alert tells an honest client what went wrong
             self._fail_handshake(_reason(error))
+            return False
+        except NoCommonProtocol:
+            with contextlib.suppress(SSL.Error):  # takes OpenSSL's own errors off the queue that all connections share
+                connection.do_handshake()
+            self._flush(connection)
+            self._fail_handshake("no application protocol in common")
             return False
         self._stop_timer()
         self._end_handshake()

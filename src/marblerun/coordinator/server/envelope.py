@@ -9,7 +9,7 @@ from marblerun.wire import gojson
 
 JSON_HEADERS: Final[Headers] = ((b"content-type", b"application/json"),)
 # Go's http.Error, which the reference uses for these, says so; clients ignore it.
-_ERROR_HEADERS: Final[Headers] = (
+ERROR_HEADERS: Final[Headers] = (
     (b"content-type", b"text/plain; charset=utf-8"),
     (b"x-content-type-options", b"nosniff"),
 )
@@ -20,9 +20,14 @@ def success(data: object) -> Response:
     return Response(200, JSON_HEADERS, _body("success", data, ""))
 
 
+def record(**data: object) -> Response:
+    """200 with an object whose keys come in this order, as the reference's do; names that a map holds are sorted."""
+    return success(gojson.Struct(tuple(data.items())))
+
+
 def error(status: int, message: str = "", data: object = None) -> Response:
     """The operation failed; v1 uses it for everything, v2 for what is not the client's fault."""
-    return Response(status, _ERROR_HEADERS, _body("error", data, message))
+    return Response(status, ERROR_HEADERS, _body("error", data, message))
 
 
 def fail(status: int, message: str, data: object = None) -> Response:

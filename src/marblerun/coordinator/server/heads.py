@@ -24,7 +24,7 @@ MAX_KEPT_BLOCKS: Final = 256
 MAX_KEPT_BYTES: Final = 2048
 
 _NAME: Final = re.compile(rb":?[!-9;-@\[-~]+")  # visible ASCII, no upper case, no colon but the first
-_NOT_IN_VALUE: Final = re.compile(rb"[\0\r\n]|\A[ \t]|[ \t]\Z")
+_NOT_IN_VALUE: Final = re.compile(rb"[\0-\x08\x0a-\x1f\x7f]|\A[ \t]|[ \t]\Z")
 _LENGTH: Final = re.compile(rb"[0-9]{1,18}")
 _OF_CONNECTIONS: Final = frozenset(
     (b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade")

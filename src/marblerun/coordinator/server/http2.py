@@ -105,6 +105,7 @@ class Http2Connection(asyncio.Protocol):
         "_peer",
         "_reader",
         "_resets",
+        "_says_length",
         "_send_window",
         "_service",
         "_settled",
@@ -115,8 +116,10 @@ class Http2Connection(asyncio.Protocol):
         "_window",
     )
 
-    def __init__(self, service: Service, peer: Peer) -> None:
+    def __init__(self, service: Service, peer: Peer, *, says_length: bool = False) -> None:
+        """``says_length``: each response announces the length of its body, as those of Go's HTTP server do."""
         self._service = service
+        self._says_length = says_length
         self._peer = peer
         self._share = ConnectionShare(service)
         self._reader = FrameReader()
@@ -416,6 +419,8 @@ class Http2Connection(asyncio.Protocol):
         del request
         if self._streams.get(stream_id) is stream:
             self._resets = max(0, self._resets - 1)
+            if self._says_length and (response.body or head.method != "HEAD"):
+                response = response.with_header(b"content-length", b"%d" % len(response.body))
             if head.method == "HEAD":
                 response = replace(response, body=b"", trailers=())
             stream.task = None

@@ -41,10 +41,17 @@ def bound(server: asyncio.Server) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def only_http2(service: Service) -> InnerFactory:
-    """What a listener for gRPC speaks inside TLS."""
+class _SentAway(asyncio.Protocol):
+    """A connection that is closed as soon as it is there."""
 
-    def make(peer: Peer, _alpn: bytes) -> asyncio.Protocol:
-        return Http2Connection(service, peer)
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.close()
+
+
+def only_http2(service: Service) -> InnerFactory:
+    """What a listener for gRPC speaks inside TLS; whoever did not ask for it is sent away, as by grpc-go."""
+
+    def make(peer: Peer, alpn: bytes) -> asyncio.Protocol:
+        return Http2Connection(service, peer) if alpn == b"h2" else _SentAway()
 
     return make

@@ -18,7 +18,8 @@ from OpenSSL import SSL
 from marblerun.attestation.collect import CachedSource, Upkeep
 from marblerun.attestation.registry import Registry
 from marblerun.coordinator.entropy import SystemEntropy
-from marblerun.coordinator.seal.detect import detect_sealer
+from marblerun.coordinator.seal import MachineSealer
+from marblerun.coordinator.seal.detect import detect_sealer, verify_sealing
 from marblerun.coordinator.server.client_api import TABLE, client_service
 from marblerun.coordinator.server.edge import EdgeConfig, InnerFactory, ServerIdentity, server_context
 from marblerun.coordinator.server.exchange import Patience, Peer, Service
@@ -34,9 +35,10 @@ from marblerun.coordinator.server.trust import Trust, trust_from_settings
 from marblerun.coordinator.server.turns import Overload
 from marblerun.coordinator.service import Coordinator, Ports
 from marblerun.coordinator.state import Authority, Phase, State
-from marblerun.coordinator.store.anchors import open_anchor
+from marblerun.coordinator.store.anchors import ClosingAnchor, open_anchor
 from marblerun.errors import MarbleRunError, Misconfigured, Unavailable, WrongPhase
 from marblerun.pki import ecdsa
+from marblerun.pki.issue import Entropy
 from marblerun.version import __version__
 from marblerun.wire.rpc import ACTIVATE_PATH
 
@@ -165,7 +167,7 @@ async def _listen_ops(metrics: Metrics, coordinator: Coordinator, settings: Sett
 
 def _http(service: Service) -> InnerFactory:
     def make(peer: Peer, alpn: bytes) -> asyncio.Protocol:
-        return Http2Connection(service, peer) if alpn == b"h2" else Http1Connection(service, peer)
+        return Http2Connection(service, peer, says_length=True) if alpn == b"h2" else Http1Connection(service, peer)
 
     return make
 
@@ -190,10 +192,15 @@ async def serve(
     metrics = metrics_from_settings(settings)
     overload = Overload(limits)
     upkeep = Upkeep(trust.collateral)
+    entropy = SystemEntropy()
+    connections = contextlib.ExitStack()
     ecdsa.load()  # now, as it takes a moment
     try:
-        ports = _ports(environment, settings, trust, storage, metrics, overload)
-        coordinator = await _start(ports, settings)
+        machine = detect_sealer(environment, trust.issuer, trust.simulated_platform, entropy)
+        ports = _ports(environment, settings, trust, storage, machine, entropy, metrics, overload)
+        if isinstance(ports.anchor, ClosingAnchor):
+            connections.callback(ports.anchor.close)
+        coordinator = await _start(ports, machine, settings)
         listeners = await listen(coordinator, settings, metrics=metrics, overload=overload)
         await storage.share(coordinator, ports, overload, stop.set)
         # What lives now lives long: the collector need not look at it again.
@@ -214,6 +221,7 @@ async def serve(
         await _close(listeners, coordinator, storage)
     finally:
         overload.close()
+        connections.close()
         storage.close()
         await upkeep.aclose()
 
@@ -232,11 +240,11 @@ def _ports(
     settings: Settings,
     trust: Trust,
     storage: Storage,
+    machine: MachineSealer,
+    entropy: Entropy,
     metrics: Metrics | None,
     overload: Overload,
 ) -> Ports:
-    entropy = SystemEntropy()
-    machine = detect_sealer(environment, trust.issuer, trust.simulated_platform, entropy)
     ports = Ports(
         store=storage.store,
         sealer=storage.sealer(machine, entropy),
@@ -257,10 +265,13 @@ def _ports(
     return ports
 
 
-async def _start(ports: Ports, settings: Settings) -> Coordinator:
+async def _start(ports: Ports, machine: MachineSealer, settings: Settings) -> Coordinator:
     _log.info("opening the state", extra={"fields": {"sealing": ports.sealer.name}})
     coordinator = Coordinator(ports, settings.names)
     await coordinator.start()
+    if coordinator.state.deployment is None and coordinator.state.phase is Phase.ACCEPTING_MANIFEST:
+        # A state that was opened has shown it already, and one that waits for its recovery must not wait for a machine.
+        await asyncio.to_thread(verify_sealing, machine, ports.entropy)
     try:
         await coordinator.own_evidence(b"")
     except Unavailable as error:
@@ -278,6 +289,10 @@ async def _startup_manifest(coordinator: Coordinator, settings: Settings) -> Non
         return
     if coordinator.state.phase is Phase.ACCEPTING_MARBLES:
         _log.info("a manifest is already set; the start-up manifest is left alone")
+        return
+    if coordinator.state.phase is Phase.RECOVERY and settings.kubernetes is not None:
+        # It would replace the state of all the others, who run with it and may give us its key in a moment.
+        _log.warning("the stored state waits for its key; the start-up manifest is left alone")
         return
     try:
         raw = await asyncio.to_thread(path.read_bytes)

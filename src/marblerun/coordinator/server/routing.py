@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import html
+import ipaddress
 import posixpath
 import re
 from collections.abc import Mapping
@@ -13,9 +13,19 @@ from marblerun.coordinator.server.exchange import Headers, Response
 
 H = TypeVar("H")
 
-_PLAIN_IN_TARGET: Final = "/?%!$&'()*+,;:@=~-._[]"
-_ABSOLUTE: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+# What Go's URLs write as it is: in a path that it makes, and in a path that it was given.
+_PLAIN_IN_PATH: Final = "/$&+,:;=@-._~"
+_AS_GIVEN: Final = re.compile(r"[0-9A-Za-z/$&+,:;=@\-._~!'()*\[\]%]*")
+_NOT_PLAIN: Final = re.compile(rb"[^!-~]")
+_CONTROL: Final = re.compile(r"[\0-\x1f\x7f]")
 _BROKEN_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+_USER: Final = re.compile(r"[0-9A-Za-z\-._:~!$&'()*+,;=%@]*")
+# Escapes in a host are for what is not ASCII, and for the percent sign itself.
+_HOST: Final = re.compile(r"(?:[0-9A-Za-z\-._~!$&'()*+,;=:\[\]<>\"\x80-\xff]|%(?:[89A-Fa-f][0-9A-Fa-f]|25))*")
+_PORT: Final = re.compile(r"(?::[0-9]*)?")
+# Go's html.EscapeString and that of its redirects differ from Python's in the quotation marks.
+_IN_HTML: Final = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&#34;", "'": "&#39;"})
 
 
 class Routes(Generic[H]):
@@ -42,14 +52,49 @@ class Routes(Generic[H]):
         return self._table.get(segments, {}).get(method)
 
 
-def split_target(target: str) -> tuple[str, str] | None:
-    """Split a request target into path and query; ``None`` if it is not one that a server can answer."""
-    if absolute := _ABSOLUTE.match(target):  # as sent through proxies; Go looks at neither scheme nor host
-        target = "/" + target[absolute.end() :].partition("/")[2]
+def split_target(target: str, method: str = "GET") -> tuple[str, str] | None:
+    """Split a request target into path, escaped as Go would escape it, and query; ``None`` if it is malformed.
+
+    The path is empty where the target has none. Source: Go's ``url.ParseRequestURI``, ``URL.EscapedPath``.
+    """
+    if method == "CONNECT" and not target.startswith("/"):
+        target = "http://" + target
+    if not target.startswith("/"):  # as sent through proxies; nobody looks at scheme and host
+        scheme = _SCHEME.match(target)
+        if scheme is None:
+            return None
+        target = target[scheme.end() :]
+        if target.startswith("//"):
+            authority, slash, rest = target[2:].partition("?")[0].partition("/")
+            if not _is_authority(authority):
+                return None
+            target = slash + rest + target[2 + len(authority) + len(slash + rest) :]
+        elif not target.startswith("/"):
+            target = "?" + target.partition("?")[2]
     path, _, query = target.partition("?")
-    if not path.startswith("/") or _BROKEN_ESCAPE.search(path):
+    if _BROKEN_ESCAPE.search(path) or _CONTROL.search(target):
         return None
-    return path, query
+    return path if _AS_GIVEN.fullmatch(path) else _escaped(unquote_to_bytes(path.encode("latin-1", "replace"))), query
+
+
+def _is_authority(text: str) -> bool:
+    """Whether this may stand between the slashes of an absolute target."""
+    user, _, host = text.rpartition("@")
+    if not _USER.fullmatch(user) or _BROKEN_ESCAPE.search(user) or not _HOST.fullmatch(host):
+        return False
+    if not host.startswith("["):
+        name, colon, port = host.partition(":")
+        return "[" not in name and _PORT.fullmatch(colon + port) is not None
+    literal, bracket, port = host[1:].rpartition("]")
+    try:
+        ipaddress.IPv6Address(literal.partition("%25")[0])
+    except ValueError:
+        return False
+    return bool(bracket) and _PORT.fullmatch(port) is not None
+
+
+def _escaped(path: bytes) -> str:
+    return quote(path, _PLAIN_IN_PATH)
 
 
 def clean_path(path: str) -> str:
@@ -59,13 +104,16 @@ def clean_path(path: str) -> str:
 
 
 def redirect(path: str, query: str, method: str) -> Response:
-    """307 to the canonical path, with the query kept."""
-    # What Go's URL does not write plainly. A backslash above all: browsers take "/\\host" for another host.
-    location = quote((f"{path}?{query}" if query else path).encode("latin-1", "replace"), _PLAIN_IN_TARGET)
-    headers: Headers = ((b"location", location.encode("ascii")),)
+    """307 to the canonical path, with the query kept. What was escaped in the path is escaped once more, as by Go."""
+    # A backslash must not stay in a path: browsers take "/\\host" for another host.
+    location = (_escaped(path.encode("latin-1", "replace")) + ("?" + query if query else "")).encode(
+        "latin-1", "replace"
+    )
+    headers: Headers = ((b"location", _NOT_PLAIN.sub(lambda found: b"%%%02x" % found[0][0], location)),)
     if method not in ("GET", "HEAD"):
         return Response(307, headers)
-    body = b"" if method == "HEAD" else f'<a href="{html.escape(location)}">Temporary Redirect</a>.\n\n'.encode()
+    shown = location.decode("latin-1").translate(_IN_HTML).encode("latin-1")
+    body = b"" if method == "HEAD" else b'<a href="%s">Temporary Redirect</a>.\n\n' % shown
     return Response(307, (*headers, (b"content-type", b"text/html; charset=utf-8")), body)
 
 
@@ -82,4 +130,4 @@ def query_values(query: str, name: str) -> list[str]:
 
 
 def _unescape(text: str) -> str:
-    return unquote_to_bytes(text.replace("+", " ")).decode("utf-8", "surrogateescape")
+    return unquote_to_bytes(text.replace("+", " ").encode("latin-1", "replace")).decode("utf-8", "surrogateescape")

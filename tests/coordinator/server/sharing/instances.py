@@ -132,6 +132,15 @@ class Serving:
         return self.loop.call(client.ask("127.0.0.1", self.port))
 
 
+def always(mode: SealMode) -> Callable[[], Coroutine[Any, Any, SealMode]]:
+    """What a key server asks for the seal mode."""
+
+    async def tell() -> SealMode:
+        return mode
+
+    return tell
+
+
 @contextmanager
 def serving(
     own: Attestor,
@@ -144,7 +153,7 @@ def serving(
     """A key server on a free port."""
     with event_loop() as loop:
         known = sealer or knowing()
-        server = KeyServer(own, known, lambda: mode, ENTROPY, attempts)
+        server = KeyServer(own, known, always(mode), ENTROPY, attempts)
         overload = Overload(Limits())
         loop.call(server.start("127.0.0.1:0", overload, patience or Patience()))
         try:

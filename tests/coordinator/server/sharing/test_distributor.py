@@ -178,3 +178,44 @@ def test_what_falls_due_is_looked_after_again_and_again_and_at_once_after_a_chan
         return instance.done.count("look after")
 
     assert asyncio.run(run()) >= 3
+
+
+async def settled() -> None:
+    """As many turns of the loop as anything here needs that waits for nothing outside."""
+    for _ in range(100):
+        await asyncio.sleep(0)
+
+
+def test_after_a_round_in_vain_nobody_is_asked_again_before_the_pause_ends_or_something_changes() -> None:
+    async def run() -> None:
+        instance = Instance(answers=[False, False, False])
+        distributor = instance.distributor(pause=3600)
+        task = asyncio.create_task(distributor.run())
+        await settled()
+        assert instance.done == ["ask"]
+        distributor.changed.set()
+        await settled()
+        assert instance.done == ["ask", "ask"]
+        task.cancel()
+        await asyncio.wait((task,))
+
+    asyncio.run(run())
+
+
+def test_a_kek_that_became_known_during_a_round_in_vain_is_served_without_a_pause() -> None:
+    @dataclass
+    class Recovered(Instance):
+        async def ask(self) -> bool:
+            self.done.append("ask")
+            self.known = True
+            return False
+
+    async def run() -> None:
+        instance = Recovered()
+        task = asyncio.create_task(instance.distributor(pause=3600).run())
+        await settled()
+        assert instance.done == ["ask", "load", "serve"]
+        task.cancel()
+        await asyncio.wait((task,))
+
+    asyncio.run(run())

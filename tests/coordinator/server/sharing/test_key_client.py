@@ -14,6 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
+from OpenSSL import SSL
 from tests.coordinator.server.sharing.instances import LIMIT, Loop, attestor, event_loop, knowing, now, serving
 from tests.coordinator.states import ENTROPY
 from tests.policy.claims import sgx
@@ -29,6 +30,7 @@ from marblerun.coordinator.server.listening import bind, bound, only_http2
 from marblerun.coordinator.server.sharing import key_client
 from marblerun.coordinator.server.sharing.checks import evidence_in, verify_client, verify_server
 from marblerun.coordinator.server.sharing.key_client import KeyClient
+from marblerun.coordinator.server.sharing.tls import client_context
 from marblerun.errors import Denied, Malformed, MarbleRunError, Unavailable, Untrusted
 from marblerun.pki.encodings import public_key_info
 from marblerun.pki.issue import issue_key_client, issue_key_server
@@ -248,7 +250,7 @@ def test_a_server_is_bound_to_its_key_before_it_is_compared() -> None:
 
 @pytest.mark.parametrize("mode", list(SealMode))
 def test_a_client_is_bound_to_its_certificate_before_it_is_compared(mode: SealMode) -> None:
-    leaf = b"a certificate"
+    leaf = issue_key_client(ENTROPY.ec_key(ec.SECP384R1()), now(), ENTROPY)
     claims = sgx(report_data=report_data_for(leaf))
     verify_client(identity_of(sgx()), mode, leaf, claims)
     with pytest.raises(Untrusted):
@@ -385,6 +387,12 @@ def test_nobody_to_ask_needs_no_evidence(platform: SimulatedPlatform, loop: Loop
     assert loop.call(run([])) == []
     with pytest.raises((IdentityUnknown, Untrusted, Malformed)):
         loop.call(run([("127.0.0.1", 1)]))
+
+
+def test_a_server_that_was_judged_cannot_become_another_one_on_the_same_connection() -> None:
+    key = ENTROPY.ec_key(ec.SECP384R1())
+    context = client_context(issue_key_client(key, now(), ENTROPY), key)
+    assert context.set_options(0) & SSL.OP_NO_RENEGOTIATION == SSL.OP_NO_RENEGOTIATION
 
 
 def test_the_asking_certificate_is_p384_of_the_coordinators_name_for_292_years() -> None:

@@ -19,6 +19,7 @@ from tests.coordinator.server.sharing.instances import (
     Loop,
     Serving,
     Stock,
+    always,
     attestor,
     event_loop,
     knowing,
@@ -34,6 +35,8 @@ from marblerun.attestation.issue import NoEvidenceIssuer
 from marblerun.attestation.issue.simulated import SimulatedIssuer
 from marblerun.attestation.registry import NoEvidence, Registry
 from marblerun.attestation.simulated import EnclaveIdentity, SimulatedPlatform
+from marblerun.coordinator.commands import Inputs
+from marblerun.coordinator.commands.start import start_state
 from marblerun.coordinator.seal import SealMode
 from marblerun.coordinator.seal.kek import KekSealer
 from marblerun.coordinator.seal.none import PlainSealer
@@ -43,9 +46,10 @@ from marblerun.coordinator.server.sharing.attestor import Attestor
 from marblerun.coordinator.server.sharing.checks import evidence_in
 from marblerun.coordinator.server.sharing.key_client import KeyClient
 from marblerun.coordinator.server.sharing.key_server import RENEW_AFTER, KeyServer, NoCertificate, key_problem
-from marblerun.errors import Denied, Malformed, Unavailable, Untrusted
+from marblerun.errors import Denied, Malformed, Unavailable
 from marblerun.pki.extensions import OE_EVIDENCE
 from marblerun.pki.parsed import parse_certificate
+from marblerun.pki.profiles import SubjectNames
 from marblerun.policy.sharing import IdentityUnknown
 from marblerun.wire.rpc import GrpcStatus
 
@@ -67,7 +71,7 @@ def loop() -> Iterator[Loop]:
 
 def started(own: Attestor, mode: SealMode, loop: Loop, sealer: KekSealer | None = None) -> KeyServer:
     """A key server that does not listen."""
-    server = KeyServer(own, sealer or knowing(), lambda: mode, ENTROPY)
+    server = KeyServer(own, sealer or knowing(), always(mode), ENTROPY)
     loop.call(server.renew())
     return server
 
@@ -120,6 +124,27 @@ def test_d4_a_peer_with_wrong_properties_is_denied_with_the_reason(
     code, details = code_of(asking, by_product, asking.quote(platform, identity))
     assert code is grpc.StatusCode.PERMISSION_DENIED
     assert reason in details
+
+
+def test_a_coordinators_public_evidence_and_its_root_key_are_not_enough_to_ask(
+    platform: SimulatedPlatform, loop: Loop
+) -> None:
+    """Anybody gets evidence about the root certificate; whoever ever recovered a state has the key to it."""
+    server = started(attestor(platform), SealMode.PRODUCT_KEY, loop)
+    root = start_state(SubjectNames(), Inputs(now(), ENTROPY)).authority.root_der
+    with pytest.raises(Denied, match="a CA's certificate"):
+        loop.call(server.give(Stock().quote(platform, about=root), root))
+
+
+def test_a_mode_that_is_not_known_gives_the_key_to_nobody(platform: SimulatedPlatform, loop: Loop) -> None:
+    async def unknown() -> SealMode:
+        raise Unavailable("the present state is not known")
+
+    server, asking = KeyServer(attestor(platform), knowing(), unknown, ENTROPY), Stock()
+    loop.call(server.renew())
+    with pytest.raises(Unavailable) as refused:
+        loop.call(server.give(asking.quote(platform), asking.certificate))
+    assert key_problem(refused.value)[0] is GrpcStatus.UNAVAILABLE
 
 
 def test_d4_wrong_quotes_are_denied(by_product: Serving, platform: SimulatedPlatform) -> None:
@@ -235,8 +260,9 @@ def test_evidence_of_yesterday_is_judged_by_todays_time(platform: SimulatedPlatf
     quote = asking.quote(platform)
     assert loop.call(server.give(quote, asking.certificate)) is not None
     clock.ahead = timedelta(days=365 * 30)
-    with pytest.raises((Untrusted, Denied)):
+    with pytest.raises(IdentityUnknown, match="own evidence") as refused:
         loop.call(server.give(quote, asking.certificate))
+    assert key_problem(refused.value)[0] is GrpcStatus.INTERNAL
 
 
 class _Clock:
@@ -250,7 +276,7 @@ class _Clock:
 def test_without_evidence_no_key_server_starts(loop: Loop, platform: SimulatedPlatform) -> None:
     own = replace(attestor(platform), issuer=NoEvidenceIssuer(), registry=Registry([NoEvidence()]))
     with pytest.raises(IdentityUnknown):
-        loop.call(KeyServer(own, knowing(), lambda: SealMode.PRODUCT_KEY, ENTROPY).renew())
+        loop.call(KeyServer(own, knowing(), always(SealMode.PRODUCT_KEY), ENTROPY).renew())
 
 
 def test_the_key_is_in_no_line_of_the_log(platform: SimulatedPlatform, caplog: pytest.LogCaptureFixture) -> None:

@@ -25,5 +25,5 @@ def with_document(table: Table) -> Table:
     async def get_document(_coordinator: Coordinator, _call: Call) -> Response:
         return Response(200, envelope.JSON_HEADERS, body())
 
-    complete = {**table, PATH: {"GET": Route(get_document, jsend_fail=True)}}
+    complete = {**table, PATH: {"GET": Route(get_document, jsend_fail=True, depends_on_state=False)}}
     return complete

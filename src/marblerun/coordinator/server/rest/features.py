@@ -27,9 +27,7 @@ async def _sign_quote(coordinator: Coordinator, call: Call) -> Response:
         return envelope.fail(400, str(problem), {"sgxQuote": str(problem)})
     except (Malformed, Untrusted) as problem:
         return envelope.fail(400, "the quote does not verify", {"sgxQuote": str(problem)})
-    return envelope.success(
-        {"tcbStatus": signed.tcb_status, "verificationSignature": base64_text(signed.signature)},
-    )
+    return envelope.record(tcbStatus=signed.tcb_status, verificationSignature=base64_text(signed.signature))
 
 
 async def _monotonic_counter(coordinator: Coordinator, call: Call) -> Response:

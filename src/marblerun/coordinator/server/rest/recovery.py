@@ -45,12 +45,12 @@ async def _recover(coordinator: Coordinator, call: Call) -> Response:
         raise Untrusted(f"{problem.message}{_AGAIN}", step=problem.step, reason=problem.reason) from problem
     except Unavailable as problem:
         raise Unavailable(f"{problem.message}{_AGAIN}") from problem
-    return envelope.success({"remaining": progress.remaining, "message": progress.message})
+    return envelope.record(remaining=progress.remaining, message=progress.message)
 
 
 async def _public_key(coordinator: Coordinator, _call: Call) -> Response:
     key = await coordinator.recovery_public_key()
-    return envelope.success({"algorithm": "RSA", "ephemeralPublicKey": base64_text(key)})
+    return envelope.record(algorithm="RSA", ephemeralPublicKey=base64_text(key))
 
 
 async def _rehearse(coordinator: Coordinator, call: Call) -> Response:
@@ -60,20 +60,18 @@ async def _rehearse(coordinator: Coordinator, call: Call) -> Response:
         done = await coordinator.rehearse(body["recoverySecret"], body["recoverySecretSignature"])
     except CannotDecrypt as problem:
         raise BadRequest(str(problem)) from None
-    return envelope.success(
-        {
-            "holder": done.holder,
-            "given": done.given,
-            "needed": done.needed,
-            "recoverable": done.recoverable,
-            "message": _REHEARSED[done.recoverable],
-        }
+    return envelope.record(
+        holder=done.holder,
+        given=done.given,
+        needed=done.needed,
+        recoverable=done.recoverable,
+        message=_REHEARSED[done.recoverable],
     )
 
 
 async def _rehearsal_key(coordinator: Coordinator, _call: Call) -> Response:
     key = await coordinator.rehearsal_public_key()
-    return envelope.success({"algorithm": "RSA", "ephemeralPublicKey": base64_text(key)})
+    return envelope.record(algorithm="RSA", ephemeralPublicKey=base64_text(key))
 
 
 async def _gone(_coordinator: Coordinator, _call: Call) -> Response:

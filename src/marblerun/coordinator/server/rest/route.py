@@ -58,6 +58,8 @@ class Route:
     """Whether client mistakes are JSend ``fail`` (v2) or ``error`` (v1)."""
     needs_present: bool = True
     """Whether it fails where the present state cannot be read; else the last known one answers."""
+    depends_on_state: bool = True
+    """Whether the answer depends on the state at all; else nobody waits for the present one."""
     operation: Operation | None = None
     """What the caller has to be allowed; looked at before query and body are. ``None``: open to everybody."""
 

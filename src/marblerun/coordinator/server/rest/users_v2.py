@@ -49,7 +49,10 @@ def _log(text: str) -> Response:
 async def _post_update(coordinator: Coordinator, call: Call) -> Response:
     async def update() -> Response:
         body = await read_large_body(call, MANIFEST_BODY)
-        return envelope.success(_outcome(await coordinator.update_manifest(call.leaf, body["manifest"])))
+        reply = await coordinator.update_manifest(call.leaf, body["manifest"])
+        return envelope.record(
+            missingAcknowledgments=reply.missing, missingUsers=_missing_users(reply), **_recovery_secrets(reply)
+        )
 
     return await call.between.repeats.answer(call.request, update)
 
@@ -63,20 +66,19 @@ async def get_pending(coordinator: Coordinator, _call: Call) -> Response:
 @lru_cache(maxsize=1)
 def _pending(manifest: bytes, message: str, missing_users: tuple[str, ...]) -> Response:
     """Made once for each standing of the update: anybody may ask for it."""
-    return envelope.success(
-        {
-            "manifest": base64_text(manifest),
-            "message": message,
-            "missingUsers": list(missing_users),
-        }
-    )
+    return envelope.record(manifest=base64_text(manifest), message=message, missingUsers=list(missing_users))
 
 
 async def _post_pending(coordinator: Coordinator, call: Call) -> Response:
     async def acknowledge() -> Response:
         body = await read_large_body(call, MANIFEST_BODY)
         reply = await coordinator.acknowledge_update(call.leaf, body["manifest"])
-        return envelope.success({"message": reply.message, **_outcome(reply)})
+        return envelope.record(
+            message=reply.message,
+            missingUsers=_missing_users(reply),
+            missingAcknowledgments=reply.missing,
+            **_recovery_secrets(reply),
+        )
 
     return await call.between.repeats.answer(call.request, acknowledge)
 
@@ -85,15 +87,15 @@ async def _post_cancel(coordinator: Coordinator, call: Call) -> Response:
     return envelope.success({"message": await coordinator.cancel_update(call.leaf)})
 
 
-def _outcome(reply: UpdateReply) -> dict[str, object]:
-    """What is missing; recovery secrets only if there are new ones, an empty object if there are no more keys."""
-    data: dict[str, object] = {
-        "missingUsers": list(reply.missing_users) if reply.missing else None,
-        "missingAcknowledgments": reply.missing,
-    }
-    if reply.recovery_secrets is not None:
-        data["recoverySecrets"] = {name: base64_text(share) for name, share in reply.recovery_secrets.items()}
-    return data
+def _missing_users(reply: UpdateReply) -> list[str] | None:
+    return list(reply.missing_users) if reply.missing else None
+
+
+def _recovery_secrets(reply: UpdateReply) -> dict[str, object]:
+    """Only if there are new ones; an empty object if there are no more keys."""
+    if reply.recovery_secrets is None:
+        return {}
+    return {"recoverySecrets": {name: base64_text(share) for name, share in reply.recovery_secrets.items()}}
 
 
 USERS_V2: Final[Table] = {

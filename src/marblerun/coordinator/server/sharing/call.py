@@ -75,7 +75,7 @@ class _Stream:
 
     def outgoing(self) -> bytes:
         """What is to be sent now."""
-        while self._unsent and not self.has_ended:
+        while self._unsent:
             window = min(self._h2.local_flow_control_window(self._id), self._h2.max_outbound_frame_size)
             if window <= 0:
                 break

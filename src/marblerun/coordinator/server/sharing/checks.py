@@ -39,10 +39,15 @@ def verify_server(own: Identity, certificate: ParsedCertificate, claims: Claims)
 
 
 def verify_client(own: Identity, mode: SealMode, leaf: bytes, claims: Claims) -> None:
-    """Accept one who asks for the key, or raise Untrusted or Denied (protocol, section 11.4).
+    """Accept one who asks for the key, or raise Malformed, Untrusted or Denied (protocol, section 11.4).
 
     1. Its evidence is about the very certificate of this connection.
-    2. It is a Coordinator like us; exactly the same one unless the state is sealed to the product.
+    2. That is no CA's. A Coordinator shows everybody evidence about its root certificate, and the root key lies in
+       every state: whoever was ever able to recover one could ask as this Coordinator.
+    3. It is a Coordinator like us; exactly the same one unless the state is sealed to the product.
     """
     verify_binding(claims.report_data, leaf, strict=False)  # 1
-    require_client_like(own, claims, product=mode is SealMode.PRODUCT_KEY)  # 2
+    constraints = parse_certificate(leaf).basic_constraints  # 2
+    if constraints is not None and constraints[0]:
+        raise Untrusted("a CA's certificate is not for asking", step="client-certificate", reason="ca")
+    require_client_like(own, claims, product=mode is SealMode.PRODUCT_KEY)  # 3

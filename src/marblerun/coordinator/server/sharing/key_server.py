@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -84,11 +84,11 @@ class KeyServer:
         self,
         attestor: Attestor,
         sealer: KekSealer,
-        mode: Callable[[], SealMode],
+        mode: Callable[[], Awaitable[SealMode]],
         entropy: Entropy,
         attempts: FailedAttempts | None = None,
     ) -> None:
-        """``mode`` says how the state is sealed now; until a manifest is set, that is Disabled."""
+        """``mode`` says how the stored state is sealed now, until a manifest is set as Disabled; raises Unavailable."""
         self._attestor = attestor
         self._sealer = sealer
         self._mode = mode
@@ -175,7 +175,7 @@ class KeyServer:
         at = self._attestor.clock()
         if not leaf:  # 1
             raise NoCertificate("a certificate is needed to ask for the key")
-        mode = self._mode()
+        mode = await self._mode()
         own = await self._own(at)
         own.require_known(product=mode is SealMode.PRODUCT_KEY)  # 2
         try:  # 3
@@ -189,7 +189,11 @@ class KeyServer:
         return kek
 
     async def _own(self, at: datetime) -> Identity:
-        return identity_of(await self._attestor.claims(self._present().quote, at))
+        """Who we are; IdentityUnknown also where our own evidence does not verify, which is not the peer's fault."""
+        try:
+            return identity_of(await self._attestor.claims(self._present().quote, at))
+        except (Malformed, Untrusted) as error:
+            raise IdentityUnknown(f"this Coordinator's own evidence does not verify: {error}") from error
 
 
 def _on_handshake_error(address: str, reason: str) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
+from itertools import product
 
 from marblerun.coordinator.kubernetes.api import KubernetesApi
 from marblerun.coordinator.seal import SealMode, seal_mode
@@ -13,7 +14,7 @@ from marblerun.coordinator.seal.kek import KekSealer
 from marblerun.coordinator.server.exchange import Patience
 from marblerun.coordinator.server.sharing.attestor import Attestor
 from marblerun.coordinator.server.sharing.distributor import ROUND_SECONDS, Distributor, Steps
-from marblerun.coordinator.server.sharing.key_client import Address, KeyClient
+from marblerun.coordinator.server.sharing.key_client import MAX_ADDRESSES, Address, KeyClient
 from marblerun.coordinator.server.sharing.key_server import KeyServer
 from marblerun.coordinator.server.turns import Overload
 from marblerun.coordinator.service import Coordinator, Ports
@@ -27,12 +28,20 @@ Peers = Callable[[], Sequence[Address]]
 
 
 def peers_of(api: KubernetesApi, service: str) -> Peers:
-    """Every address and port of a Service, of all its EndpointSlices (protocol, section 11.4)."""
+    """Every address and port of a Service, of all its EndpointSlices, as far as anybody would ask them.
+
+    Whoever may write EndpointSlices can name thousands of addresses and of ports in each. Source: protocol, section
+    11.4.
+    """
 
     def look() -> Sequence[Address]:
-        slices = api.endpoint_slices(service)
-        found = ((address, port) for one in slices for address in one.addresses for port in one.ports)
-        return tuple(dict.fromkeys(found))
+        found: dict[Address, None] = {}
+        for one in api.endpoint_slices(service):
+            for address in product(one.addresses, one.ports):
+                found[address] = None
+                if len(found) == MAX_ADDRESSES:
+                    return tuple(found)
+        return tuple(found)
 
     return look
 
@@ -61,7 +70,7 @@ class KeySharing:
         self._patience = patience or Patience()
         self._attestor = Attestor(ports.issuer, ports.registry, ports.collateral, ports.clock)
         self._client = KeyClient(self._attestor, ports.entropy)
-        self._server = KeyServer(self._attestor, sealer, self._mode, ports.entropy)
+        self._server = KeyServer(self._attestor, sealer, self._present_mode, ports.entropy)
         self._distributor = Distributor(
             Steps(
                 is_known=lambda: sealer.kek is not None,
@@ -118,6 +127,14 @@ class KeySharing:
     def _mode(self) -> SealMode:
         return _mode_of(self._coordinator.state)
 
+    async def _present_mode(self) -> SealMode:
+        """Of what is stored now: an update by another Coordinator may have made it stricter; raises Unavailable."""
+        try:
+            await self._coordinator.catch_up()
+        except MarbleRunError as error:
+            raise Unavailable(f"the present state is not known: {error}") from error
+        return self._mode()
+
     async def _ask(self) -> bool:
         if not self._attestor.has_evidence:
             return False
@@ -149,7 +166,7 @@ class KeySharing:
         return True
 
     async def _keep(self) -> None:
-        await asyncio.to_thread(self._sealer.settled, self._mode())
+        await asyncio.to_thread(self._sealer.keep, self._mode())
 
     async def _load(self) -> None:
         await self._patiently(self._coordinator.reload, "the state cannot be loaded now")
@@ -175,7 +192,8 @@ class KeySharing:
 
     async def _look_after(self) -> None:
         if self._sealer.outdated:
-            await self._ask()
+            with suppress(MarbleRunError):  # a running Coordinator refuses what is stored, and goes on
+                await self._ask()
         await self._keep()
         await self._server.renew_if_due()
 

@@ -23,6 +23,8 @@ def client_context(certificate: bytes, key: ec.EllipticCurvePrivateKey) -> SSL.C
     context = SSL.Context(SSL.TLS_CLIENT_METHOD)
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
     context.set_cipher_list(_TLS12_CIPHERS)
+    # A server is judged once: it must not become another one on the same connection.
+    context.set_options(SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_COMPRESSION)
     context.set_verify(SSL.VERIFY_NONE)
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.use_privatekey(cast(Any, key))

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol, runtime_checkable
 
 from marblerun.coordinator.store.lineage import Anchor, Mark
 from marblerun.errors import Misconfigured
@@ -56,6 +56,14 @@ class TlsFiles:
     ca: Path | None = None
     certificate: Path | None = None
     key: Path | None = None
+
+
+@runtime_checkable
+class ClosingAnchor(Anchor, Protocol):
+    """An anchor that holds connections."""
+
+    def close(self) -> None:
+        """Give them back; nothing may be asked afterwards."""
 
 
 def parse_anchor(text: str) -> AnchorPlace:

@@ -45,6 +45,10 @@ class EtcdAnchor:
             follow_redirects=False,
         )
 
+    def close(self) -> None:
+        """Close all connections."""
+        self._http.close()
+
     def load(self) -> Mark | None:
         """What the key holds; the next :meth:`advance` starts from there."""
         found = _value(self._ask(_RANGE, {"key": self._key}), self._name)

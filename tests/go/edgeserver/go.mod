@@ -1,0 +1,3 @@
+module edgeserver
+
+go 1.25
