@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.vectors import vectors_directory
 
-from marblerun.attestation.binding import report_data_for, verify_binding
+from marblerun.attestation.binding import report_data_for, verify_binding, verify_key_binding
 from marblerun.attestation.dcap.quote import parse_quote
 from marblerun.errors import Untrusted
+from marblerun.wire.pem import encode_pem
 
 MESSAGE = b"certificate"
 
@@ -79,3 +80,32 @@ def test_a_real_coordinators_quote_is_bound_to_its_root_certificate() -> None:
     root = x509.load_pem_x509_certificates(answer["Cert"].encode())[-1].public_bytes(Encoding.DER)
     quote = parse_quote(base64.b64decode(answer["Quote"]))
     verify_binding(quote.report.report_data, root, strict=True)
+
+
+def open_enclave(key: bytes) -> bytes:
+    """Report data as Open Enclave makes them for a key: of its PEM text and the zero byte that ends it."""
+    return hashlib.sha256(encode_pem(key, "PUBLIC KEY").encode() + b"\x00").digest() + bytes(32)
+
+
+def test_a_key_is_bound_by_its_der_or_by_its_text() -> None:
+    verify_key_binding(report_data_for(b"key"), b"key")
+    verify_key_binding(open_enclave(b"key"), b"key")
+
+
+@pytest.mark.parametrize(
+    ("report_data", "key"),
+    [
+        (report_data_for(b"key"), b"another key"),
+        (open_enclave(b"key"), b"another key"),
+        (open_enclave(b"key")[:32], b"key"),
+        (open_enclave(b"key") + b"\x00", b"key"),
+        (report_data_for(b"key")[:32], b"key"),
+        (open_enclave(b""), b""),
+        (b"", b""),
+        (bytes(64), b"key"),
+    ],
+)
+def test_no_other_report_data_are_bound_to_a_key(report_data: bytes, key: bytes) -> None:
+    with pytest.raises(Untrusted) as refused:
+        verify_key_binding(report_data, key)
+    assert refused.value.step == "report-data"

@@ -155,6 +155,17 @@ def test_crafted_intermediates_do_not_make_the_search_long() -> None:
     assert chains.MAX_SIGNATURE_CHECKS == 100
 
 
+def test_as_many_intermediates_as_allowed_are_looked_at() -> None:
+    leaf = issued(CertificateTemplate())
+    assert verify_chain(leaf, [der(intermediate())] * chains.MAX_INTERMEDIATES, [der(root())], at=AT)[0] == leaf
+
+
+def test_a_self_signed_intermediate_is_tried_once_and_leads_nowhere() -> None:
+    with pytest.raises(Untrusted) as caught:
+        verify_chain(issued(CertificateTemplate()), [der(marble_root())], [der(root())], at=AT)
+    assert (caught.value.step, caught.value.reason) == ("issuer", "unknown-issuer")
+
+
 @pytest.mark.parametrize("host", ["other", "x.localhost", "127.0.0.2", "", ".", "localhost.."])
 def test_another_host_is_refused(host: str) -> None:
     with pytest.raises(Untrusted) as caught:

@@ -123,7 +123,7 @@ def test_certification_by_ppid_is_parsed_and_cannot_be_verified(kind: int, size:
 
 def test_a_quote_that_is_cut_short_is_not_said_to_have_zeros_behind_it() -> None:
     header = b"".join(number.to_bytes(size, "little") for number, size in ((1, 4), (2, 4), (100, 8)))
-    with pytest.raises(Malformed, match="50 follow$"):
+    with pytest.raises(Malformed, match=r"50 follow$"):
         strip_oe_header(header + bytes(50))
 
 

@@ -387,3 +387,13 @@ def test_a_damaged_memory_is_an_error_and_not_a_fresh_beginning(tmp_path: Path) 
         with pytest.raises(Malformed):
             SequenceMemory(path).check(b"root", parse_statement(statement(1)))
         assert path.read_text() == content
+
+
+@pytest.mark.parametrize("stamp", [b"", b"s", b"s" * 64])
+def test_a_state_keeps_the_stamp_that_it_was_sealed_with(stamp: bytes) -> None:
+    assert link_of(stamped({}, Mark(), stamp), b"sealed").stamp == stamp
+
+
+def test_a_stamp_that_no_anchor_made_is_malformed() -> None:
+    with pytest.raises(Malformed):
+        link_of(stamped({}, Mark(), b"s" * 65), b"sealed")
