@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
+from ipaddress import IPv4Address, IPv6Address
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.pki.authority import AT, CountingEntropy, der, intermediate, key, marble_issuer, marble_root, root
 
 from marblerun.errors import Malformed, Untrusted
 from marblerun.pki import chains
-from marblerun.pki.chains import CLIENT_AUTH, verify_chain, verify_host
+from marblerun.pki.chains import ANY_USAGE, CLIENT_AUTH, SERVER_AUTH, verify_chain, verify_host
 from marblerun.pki.issue import Issuer, issue_secret_certificate, issue_self_signed_marble
 from marblerun.pki.profiles import CertificateTemplate, Name, SubjectNames
 
@@ -195,3 +199,207 @@ def test_every_truncation_is_malformed() -> None:
     for size in range(0, len(leaf), 7):
         with pytest.raises(Malformed):
             verify_chain(leaf[:size], [], [der(marble_root())], at=AT)
+
+
+def bare(name: str, issuer: str, *extensions: x509.ExtensionType, of: str = "") -> bytes:
+    """A certificate with these extensions and no others; the keys are those of the names, the subject's that ``of``."""
+    subject, above = (x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)]) for text in (name, issuer))
+    builder = x509.CertificateBuilder(above, subject, key(of or name).public_key(), 1, AT - WEEK, AT + WEEK)
+    for extension in extensions:
+        builder = builder.add_extension(extension, critical=isinstance(extension, x509.BasicConstraints))
+    return der(builder.sign(key(issuer), hashes.SHA384()))
+
+
+CA = x509.BasicConstraints(ca=True, path_length=None)
+AS_SERVER = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
+AS_CLIENT = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
+AS_ANYTHING = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE])
+CODE_SIGNING = "1.3.6.1.5.5.7.3.3"
+
+
+@pytest.mark.parametrize(
+    ("on_leaf", "on_root", "fits"),
+    [
+        ((), (), {SERVER_AUTH, CLIENT_AUTH, CODE_SIGNING}),
+        ((AS_SERVER,), (), {SERVER_AUTH}),
+        ((AS_CLIENT,), (), {CLIENT_AUTH}),
+        ((), (AS_CLIENT,), {CLIENT_AUTH}),
+        ((AS_ANYTHING,), (), {SERVER_AUTH, CLIENT_AUTH, CODE_SIGNING}),
+        ((), (AS_ANYTHING,), {SERVER_AUTH, CLIENT_AUTH, CODE_SIGNING}),
+        ((AS_ANYTHING,), (AS_SERVER,), {SERVER_AUTH}),
+        ((AS_SERVER,), (AS_CLIENT,), set()),
+    ],
+)
+def test_a_chain_is_for_the_uses_that_none_of_its_certificates_leaves_out(
+    on_leaf: tuple[x509.ExtensionType, ...], on_root: tuple[x509.ExtensionType, ...], fits: set[str]
+) -> None:
+    """No extension limits nothing, nor does anyExtendedKeyUsage; whoever asks for any use gets the chain."""
+    leaf, above = bare("leaf", "above", *on_leaf), bare("above", "above", CA, *on_root)
+    for usage in (SERVER_AUTH, CLIENT_AUTH, CODE_SIGNING):
+        if usage in fits:
+            assert verify_chain(leaf, [], [above], at=AT, usage=usage) == (leaf, above)
+        else:
+            with pytest.raises(Untrusted) as caught:
+                verify_chain(leaf, [], [above], at=AT, usage=usage)
+            assert (caught.value.step, caught.value.reason) == ("chain-usage", "bad-usage")
+    assert verify_chain(leaf, [], [above], at=AT, usage=ANY_USAGE) == (leaf, above)
+
+
+def _signs(*, certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(True, False, False, False, False, certificates, False, False, False)
+
+
+@pytest.mark.parametrize(
+    ("extensions", "reason"),
+    [
+        ((CA,), None),
+        ((CA, _signs(certificates=True)), None),
+        ((CA, _signs(certificates=False)), "bad-usage"),
+        ((), "not-a-ca"),
+        ((_signs(certificates=True),), "not-a-ca"),
+        ((x509.BasicConstraints(ca=False, path_length=None),), "not-a-ca"),
+        ((x509.BasicConstraints(ca=True, path_length=0),), None),
+    ],
+)
+def test_an_issuer_is_a_ca_whose_key_usage_if_it_has_one_lets_it_sign(
+    extensions: tuple[x509.ExtensionType, ...], reason: str | None
+) -> None:
+    leaf, above = bare("leaf", "above"), bare("above", "above", *extensions)
+    if reason is None:
+        assert verify_chain(leaf, [], [above], at=AT) == (leaf, above)
+    else:
+        with pytest.raises(Untrusted) as caught:
+            verify_chain(leaf, [], [above], at=AT)
+        assert (caught.value.step, caught.value.reason) == ("issuer", reason)
+
+
+def test_an_extension_that_is_not_understood_is_fine_unless_it_is_critical() -> None:
+    """On the leaf and above it; that a critical one refuses a leaf is among the failures above."""
+    unknown = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3"), b"\x05\x00")
+    leaf, above = bare("leaf", "above", unknown), bare("above", "above", CA, unknown)
+    assert verify_chain(leaf, [], [above], at=AT) == (leaf, above)
+    critical = authority("ca-4", extra_extensions=(("1.2.3", True, b"\x05\x00"),))
+    below_it = issued(CertificateTemplate(), issuer=Issuer.of(critical, key("ca-4")))
+    with pytest.raises(Untrusted) as caught:
+        verify_chain(below_it, [critical], [der(marble_root())], at=AT)
+    assert (caught.value.step, caught.value.reason) == ("issuer", "unknown-extension")
+
+
+SECOND = timedelta(seconds=1)
+# Of the certificates of bare(); the seconds are whole.
+FIRST, LAST = (AT - WEEK).replace(microsecond=0), (AT + WEEK).replace(microsecond=0)
+
+
+def test_a_chain_holds_at_the_first_and_at_the_last_moment_of_its_lifetime() -> None:
+    leaf, above = bare("leaf", "above"), bare("above", "above", CA)
+    for at in (FIRST, LAST):
+        assert verify_chain(leaf, [], [above], at=at) == (leaf, above)
+
+
+@pytest.mark.parametrize(("at", "reason"), [(FIRST - SECOND, "not-yet-valid"), (LAST + SECOND, "expired")])
+def test_a_chain_does_not_hold_a_second_outside_its_lifetime(at: datetime, reason: str) -> None:
+    with pytest.raises(Untrusted) as caught:
+        verify_chain(bare("leaf", "above"), [], [bare("above", "above", CA)], at=at)
+    assert (caught.value.step, caught.value.reason) == ("leaf-validity", reason)
+
+
+@pytest.mark.parametrize(
+    ("at", "reason"), [(LAST - SECOND, "not-yet-valid"), (LAST, "not-yet-valid"), (LAST + SECOND, "expired")]
+)
+def test_a_lifetime_that_ends_before_it_begins_never_holds(at: datetime, reason: str) -> None:
+    leaf = issued(CertificateTemplate(), not_before=WEEK * 2)
+    with pytest.raises(Untrusted) as caught:
+        verify_chain(leaf, [], [der(marble_root())], at=at)
+    assert (caught.value.step, caught.value.reason) == ("leaf-validity", reason)
+
+
+def test_as_many_signatures_as_allowed_are_checked_and_no_more() -> None:
+    """The issuer is found as the hundredth of its name, but not after a hundred others."""
+    leaf, above = bare("leaf", "above"), bare("above", "above", CA)
+    other = bare("above", "above", CA, of="other")
+    others = [other] * (chains.MAX_SIGNATURE_CHECKS - 1)
+    assert verify_chain(leaf, [], [*others, above], at=AT) == (leaf, above)
+    with pytest.raises(Untrusted) as caught:
+        verify_chain(leaf, [], [*others, other, above], at=AT)
+    assert (caught.value.step, caught.value.reason) == ("issuer", "too-many")
+
+
+@pytest.mark.parametrize(
+    ("name", "host", "fits"),
+    [
+        ("a.example", "a.example", True),
+        ("a.example", "A.EXAMPLE", True),
+        ("A.EXAMPLE", "a.example", True),
+        ("a.example", "a.example.", True),
+        ("a.example", "a.example..", False),
+        ("a.example", "b.example", False),
+        ("a.example", "a.other", False),
+        ("a.example", "example", False),
+        ("example", "a.example", False),
+        ("a.example", "b.a.example", False),
+        ("a.example", "*.example", False),
+        ("*.example", "a.example", True),
+        ("*.example", "a.example.", True),
+        ("*.example", "A.Example", True),
+        ("*.example", "example", False),
+        ("*.example", ".example", False),
+        ("*.example", "a.b.example", False),
+        ("*.example", "a.other", False),
+        ("*", "localhost", False),
+        ("a*.example", "ab.example", False),
+        ("b.*.example", "b.a.example", False),
+        ("*.*.example", "a.b.example", False),
+        ("", "", False),
+        ("", ".", False),
+        ("[localhost]", "localhost", False),
+        ("localhost", "[localhost]", False),
+        ("127.0.0.1", "127.0.0.1", False),
+        ("*.0.0.1", "127.0.0.1", False),
+    ],
+)
+def test_a_name_matches_a_host_label_by_label(name: str, host: str, fits: bool) -> None:
+    """One asterisk, alone as the first label, stands for one label; a name is never an address."""
+    assert is_for(bare("leaf", "above", x509.SubjectAlternativeName([x509.DNSName(name)])), host) is fits
+
+
+@pytest.mark.parametrize(
+    ("host", "fits"),
+    [
+        ("127.0.0.1", True),
+        ("[127.0.0.1]", True),
+        ("::ffff:127.0.0.1", True),
+        ("fd00::7", True),
+        ("[fd00::7]", True),
+        ("fd00:0:0:0:0:0:0:7", True),
+        ("127.0.0.2", False),
+        ("[127.0.0.1", False),
+        ("127.0.0.1]", False),
+        ("[127.0.0.1x", False),
+        ("x127.0.0.1]", False),
+        ("[fd00::7x", False),
+        ("xfd00::7]", False),
+        ("[[fd00::7]]", False),
+        ("fd00::8", False),
+        ("fd00::7%eth0", False),
+        ("127.0.0.1.", False),
+        ("", False),
+        ("[]", False),
+    ],
+)
+def test_an_address_matches_only_itself_with_both_brackets_or_none(host: str, fits: bool) -> None:
+    addresses = [x509.IPAddress(IPv4Address("127.0.0.1")), x509.IPAddress(IPv6Address("fd00::7"))]
+    assert is_for(bare("leaf", "above", x509.SubjectAlternativeName(addresses)), host) is fits
+
+
+def test_the_common_name_is_no_name_of_a_host() -> None:
+    assert not is_for(bare("localhost", "above"), "localhost")
+
+
+def is_for(leaf: bytes, host: str) -> bool:
+    try:
+        verify_host(leaf, host)
+    except Untrusted as error:
+        if (error.step, error.reason) != ("host", "mismatch"):
+            raise
+        return False
+    return True
